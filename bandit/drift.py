@@ -1,0 +1,62 @@
+"""Notices that an arm no longer behaves as its head predicts.
+
+Owns one change detector per head and arm, fed with the gap between what a decision predicted and what came. Says
+*that* and *which way* something changed; what is done about it (resets, evidence that restarts) is the pool's matter.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+__all__ = ["DriftDetectors"]
+
+_REMEMBERED = 256  # residuals kept to re-feed a detector after a restart
+
+
+class DriftDetectors:
+    """ADWIN (Bifet & Gavaldà, 2007; river's implementation) on prediction residuals, one per head and arm.
+
+    Residuals are clipped to [-span, span] and mapped to [0, 1], the range its bound is stated for. `delta` bounds the
+    false-alarm probability of one comparison, not of a whole life; at 1e-4 a stationary arm is reset about once in
+    tens of thousands of observations (tests/statistical/test_drift.py).
+    """
+
+    def __init__(self, n_heads: int, n_arms: int, spans: tuple[float, ...], *, delta: float = 1e-4) -> None:
+        from river.drift import ADWIN
+
+        self._make = lambda: ADWIN(delta=delta, clock=4, grace_period=16)
+        self._spans = spans
+        self._n_arms = n_arms
+        self._detectors = [[self._make() for _ in range(n_arms)] for _ in range(n_heads)]
+        self._recent = [[deque[float](maxlen=_REMEMBERED) for _ in range(n_arms)] for _ in range(n_heads)]
+
+    def update(self, head: int, arm: int, residual: float) -> float:
+        """Add realised minus predicted; returns the change of its mean (signed, in its own unit) or 0.0 for none."""
+        span = self._spans[head]
+        value = min(1.0, max(0.0, 0.5 + 0.5 * residual / span))
+        detector = self._detectors[head][arm]
+        before = detector.estimation
+        detector.update(value)
+        recent = self._recent[head][arm]
+        recent.append(value)
+        if not detector.drift_detected:
+            return 0.0
+        after = float(detector.estimation)
+        self._detectors[head][arm] = self._make()
+        recent.clear()
+        return 2.0 * span * (after - before)
+
+    def state(self) -> list[list[list[float]]]:
+        """The last residuals of each detector, scaled to [0, 1]."""
+        return [[list(values) for values in row] for row in self._recent]
+
+    def load(self, state: Any) -> None:
+        """Feed detectors anew with remembered residuals; their windows are at most 256 long after this."""
+        for head, row in enumerate(state):
+            for arm, values in enumerate(row):
+                detector = self._make()
+                for value in values:
+                    detector.update(value)
+                self._detectors[head][arm] = detector
+                self._recent[head][arm] = deque(values, maxlen=_REMEMBERED)

@@ -1,0 +1,353 @@
+"""Hard limits as statistical tests: evidence per arm and limit, the states it leads to, and the shares they allow.
+
+Every limit is put as "the rate of bad calls is at most r0" (p95 ≤ L: at most 5 % slower than L), so one test serves
+all. Knows nothing of utilities or policies: it takes bad-call indicators and says who may be chosen and how often.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import exp, inf, log, log1p, prod
+from typing import Any, Literal
+
+import numpy as np
+from scipy.special import betainc, betaincc, betaln
+
+from bandit.errors import InvalidInput, SnapshotMismatch
+from bandit.types import FloatArray
+
+__all__ = ["FilterSettings", "Filters", "RateTest", "State", "Transition"]
+
+State = Literal["unknown", "admitted", "filtered", "probing"]
+_FADE = 0.5 ** (1 / 500)  # how calls fade in the belief of compliance
+Proof = Literal["violating", "compliant"]
+
+
+@dataclass(frozen=True, slots=True)
+class FilterSettings:
+    """How sure the tests must be, and how much traffic arms without a certificate get.
+
+    `alpha`: error probability of each proof, at any time. `calls_between_false_alarms`: mean run length of the change
+    detector on an arm exactly at its limit. `probe_share`: first share of a filtered arm, halved for each violation
+    while it is filtered and doubled for each good call, between `probe_share`/16 and 4·`probe_share`. `unknown_share`:
+    most that one arm without a certificate gets once another arm has one.
+    """
+
+    alpha: float = 0.01
+    calls_between_false_alarms: float = 1e6
+    probe_share: float = 0.02
+    unknown_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha < 0.5:
+            raise InvalidInput("filters.alpha", "must be between 0 and 0.5")
+        if not self.calls_between_false_alarms >= 100:
+            raise InvalidInput("filters.calls_between_false_alarms", "must be at least 100")
+        if not 0 < self.probe_share <= 0.2:
+            raise InvalidInput("filters.probe_share", "must be above 0 and at most 0.2")
+        if not 0 < self.unknown_share <= 1:
+            raise InvalidInput("filters.unknown_share", "must be above 0 and at most 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """An arm's change of state: on which limit, after how many calls at what bad rate, with what evidence (e-value)."""
+
+    arm: int
+    limit: str
+    from_state: State
+    to_state: State
+    reason: str
+    calls: int
+    rate: float
+    limit_rate: float
+    evidence: float
+
+
+class RateTest:
+    """Anytime-valid test of "the mean of x in [0, 1] is at most r0", both ways, with a detector of change.
+
+    *Since the last restart*: e-processes against the boundary rate with a Beta(1/2, 1/2) mixture over the
+    alternatives on one side of r0 (closed form by the incomplete beta function):
+
+        E = [B(s+½, n−s+½) / B(½, ½)] · [I(s+½, n−s+½) / I(½, ½)] / (r0^s (1−r0)^(n−s)),
+
+    s = Σx, I the regularised incomplete beta function, over (r0, 1) for "violating", (0, r0) for "compliant".
+    By Ville's inequality either passes 1/α with probability at most α if its null is true, whenever one looks (Robbins
+    1970; Howard et al. 2021). For x not 0/1 it stays a supermartingale: the likelihood ratio is convex in x.
+
+    *Change*: a Shiryaev-Roberts e-detector `R ← (1 + R)·LR(x)`, averaged over twelve alternatives above r0 (Shin,
+    Ramdas & Rinaldo, 2023). At the limit it raises a false alarm within T calls with probability ≤ T/threshold, and a
+    long good history does not hide a change: from 4 % to 99 % bad calls takes about six.
+
+    What it does not say: the rate is that of the traffic the arm was *sent*; another mix may have another rate.
+    """
+
+    __slots__ = (
+        "_alternatives",
+        "_log_bad",
+        "_log_good",
+        "_prior_good",
+        "_recent_bad",
+        "_recent_calls",
+        "_shiryaev",
+        "bad",
+        "calls",
+        "limit_rate",
+    )
+
+    def __init__(self, limit_rate: float) -> None:
+        if not 0 < limit_rate < 1:
+            raise InvalidInput("limit_rate", "must be between 0 and 1")
+        self.limit_rate = limit_rate
+        self._alternatives = limit_rate + (1 - limit_rate) * np.array(
+            [0.02, 0.04, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 0.95]
+        )
+        self._log_bad = np.log(self._alternatives / limit_rate)
+        self._log_good = np.log((1 - self._alternatives) / (1 - limit_rate))
+        self._prior_good = log(0.5) / log1p(-limit_rate)
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget all evidence."""
+        self.calls = 0
+        self.bad = 0.0
+        self._recent_calls = 0.0
+        self._recent_bad = 0.0
+        self._shiryaev = np.zeros(self._alternatives.shape)
+
+    def add(self, x: float) -> None:
+        """One more call: x = 1 for a bad one, 0 for a good one, or a value between (1 − quality)."""
+        self.calls += 1
+        self.bad += x
+        self._recent_calls = self._recent_calls * _FADE + 1.0
+        self._recent_bad = self._recent_bad * _FADE + x
+        ratio = np.exp(x * self._log_bad + (1.0 - x) * self._log_good)
+        self._shiryaev = np.minimum((1.0 + self._shiryaev) * ratio, 1e30)
+
+    @property
+    def rate(self) -> float:
+        """Observed rate since the last restart; NaN before the first call."""
+        return self.bad / self.calls if self.calls else float("nan")
+
+    @property
+    def change(self) -> float:
+        """The e-detector's value."""
+        return float(self._shiryaev.mean())
+
+    def log_evidence(self, side: Proof, against_rate: float | None = None) -> float:
+        """Natural log of the e-value for `side` against the rate r0 (or another boundary)."""
+        r0 = self.limit_rate if against_rate is None else against_rate
+        a, b = self.bad + 0.5, self.calls - self.bad + 0.5
+        tail = betaincc if side == "violating" else betainc
+        mass = float(tail(a, b, r0))
+        if mass <= 0.0:
+            return -inf
+        null = self.bad * log(r0) + (self.calls - self.bad) * log1p(-r0)
+        return float(betaln(a, b) - betaln(0.5, 0.5)) + log(mass / float(tail(0.5, 0.5, r0))) - null
+
+    @property
+    def compliance(self) -> float:
+        """P(rate ≤ r0) in (0, 1): a Bayesian belief from recent calls, to share traffic by where nothing is proved.
+
+        Calls fade with a half-life of 500 of the arm's own; the prior Beta(1, ln ½ / ln(1 − r0)) holds both sides of
+        the limit equally likely. Not a proof: it may be wrong, and it moves both ways.
+        """
+        good = self._recent_calls - self._recent_bad
+        return max(1e-6, float(betainc(1.0 + self._recent_bad, self._prior_good + good, self.limit_rate)))
+
+    def state(self) -> list[float]:
+        """Everything as numbers; `load` is its inverse."""
+        return [float(self.calls), self.bad, self._recent_calls, self._recent_bad, *map(float, self._shiryaev)]
+
+    def load(self, state: Sequence[float]) -> None:
+        """Take over a state."""
+        if len(state) != 4 + self._alternatives.size:
+            raise SnapshotMismatch("a rate test's state has another length")
+        self.calls = int(state[0])
+        self.bad, self._recent_calls, self._recent_bad = state[1:4]
+        self._shiryaev = np.array(state[4:], dtype=np.float64)
+
+
+@dataclass(slots=True)
+class _ArmState:
+    state: State
+    tests: list[RateTest]
+    certified: list[bool]
+    broken: int = -1  # index of the limit that filtered it
+    probe_share: float = 0.0
+    failures: int = 0  # times filtered, for the back-off of the first probe share
+    compliance: float = 1.0  # product of the tests' beliefs
+
+    def believe(self) -> None:
+        self.compliance = prod(test.compliance for test in self.tests)
+
+
+@dataclass(slots=True)
+class Filters:
+    """States of all arms of a pool under its limits.
+
+    `limits` names each limit and its rate r0, in the order of the bad-call values passed to `observe`.
+
+    - `unknown`: no proof either way; at most `unknown_share` each, once some arm is admitted.
+    - `admitted`: proved compliant on every limit that has a test.
+    - `filtered`: proved violating on one limit; gets only its probe share.
+    - `probing`: its probes since then reject a rate as bad as r0 + min(2·r0, 0.1) at level 0.05 (hysteresis); treated
+      as unknown until it is proved compliant or violating.
+    """
+
+    n_arms: int
+    limits: tuple[tuple[str, float], ...]
+    settings: FilterSettings = field(default_factory=FilterSettings)
+    _arms: list[_ArmState] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._arms = [
+            _ArmState(
+                state="unknown" if self.limits else "admitted",
+                tests=[RateTest(rate) for _, rate in self.limits],
+                certified=[False] * len(self.limits),
+                probe_share=self.settings.probe_share,
+            )
+            for _ in range(self.n_arms)
+        ]
+        for arm in self._arms:
+            arm.believe()
+
+    @property
+    def states(self) -> tuple[State, ...]:
+        """Each arm's state."""
+        return tuple(arm.state for arm in self._arms)
+
+    def evidence(self, arm: int, limit: int) -> RateTest:
+        """The evidence on one arm's limit, for display."""
+        return self._arms[arm].tests[limit]
+
+    def compliance(self) -> FloatArray:
+        """Belief that each arm keeps all limits, shape (n_arms,): 0 for a filtered arm, else in (0, 1]."""
+        return np.array([0.0 if arm.state == "filtered" else arm.compliance for arm in self._arms])
+
+    def observe(self, arm: int, limit: int, bad: float) -> list[Transition]:
+        """Add one call's indicator for one limit; returns the changes of state it proves."""
+        entry = self._arms[arm]
+        test = entry.tests[limit]
+        test.add(bad)
+        entry.believe()
+        worse = bad > test.limit_rate
+        if entry.state == "filtered":
+            return self._observe_probe(arm, entry, limit, test, worse=worse)
+        if worse:
+            log_e = test.log_evidence("violating")
+            if log_e >= -log(self.settings.alpha):
+                return self._filter(arm, limit, "proved violating", log_e)
+            if test.change >= self.settings.calls_between_false_alarms:
+                return self._filter(arm, limit, "change detected", log(test.change))
+        elif not entry.certified[limit]:
+            log_e = test.log_evidence("compliant")
+            if log_e >= -log(self.settings.alpha):
+                entry.certified[limit] = True
+                if all(entry.certified):
+                    return [self._move(arm, limit, "admitted", "proved compliant", log_e)]
+        return []
+
+    def restart(self, arm: int, limit: int, reason: str) -> list[Transition]:
+        """Drop one limit's evidence after drift; an admitted arm must prove itself again."""
+        entry = self._arms[arm]
+        transitions = []
+        if entry.state == "admitted":
+            transitions = [self._move(arm, limit, "unknown", reason, 0.0)]
+        entry.tests[limit].restart()
+        entry.believe()
+        entry.certified[limit] = False
+        return transitions
+
+    def shape(self, p: FloatArray) -> FloatArray:
+        """Apply caps and probe shares to a policy's probabilities (zero for filtered arms); sums to 1 again."""
+        if not self.limits:
+            return p
+        states = self.states
+        # A certificate that recent calls speak against protects nobody: such an arm is no refuge for the others' share.
+        refuge = np.array([a.state == "admitted" and a.compliance >= 0.5 for a in self._arms])
+        capped = np.array([state in ("unknown", "probing") for state in states])
+        if refuge.any() and capped.any():
+            p = np.where(capped, np.minimum(p, self.settings.unknown_share), p)
+            kept, excess = p[refuge].sum(), 1.0 - p.sum()
+            p[refuge] += excess * (p[refuge] / kept if kept > 0 else 1.0 / refuge.sum())
+        probes = np.array([a.probe_share if a.state == "filtered" else 0.0 for a in self._arms])
+        if not probes.any():
+            return p
+        probes *= min(1.0, 0.25 / probes.sum())  # all probes together take at most a quarter
+        return np.asarray(p * (1.0 - probes.sum()) + probes)
+
+    def state(self) -> dict[str, Any]:
+        """Everything as plain data; `load` is its inverse."""
+        return {
+            "limits": [list(limit) for limit in self.limits],
+            "arms": [
+                {
+                    "state": a.state,
+                    "tests": [t.state() for t in a.tests],
+                    "certified": a.certified.copy(),
+                    "broken": a.broken,
+                    "probe_share": a.probe_share,
+                    "failures": a.failures,
+                }
+                for a in self._arms
+            ],
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take over a state of the same arms and limits; with other limits the evidence starts anew."""
+        if len(state["arms"]) != self.n_arms:
+            raise SnapshotMismatch("the filters' state has another number of arms")
+        if [list(limit) for limit in self.limits] != state["limits"]:
+            return
+        for entry, saved in zip(self._arms, state["arms"], strict=True):
+            for test, numbers in zip(entry.tests, saved["tests"], strict=True):
+                test.load(numbers)
+            entry.state, entry.certified = saved["state"], list(saved["certified"])
+            entry.broken, entry.probe_share = saved["broken"], saved["probe_share"]
+            entry.failures = saved["failures"]
+            entry.believe()
+
+    def _observe_probe(
+        self, arm: int, entry: _ArmState, limit: int, test: RateTest, *, worse: bool
+    ) -> list[Transition]:
+        base = self.settings.probe_share
+        if limit != entry.broken:
+            return []
+        entry.probe_share = max(base / 16, entry.probe_share / 2) if worse else min(4 * base, entry.probe_share * 2)
+        if not worse:
+            r0 = test.limit_rate
+            log_e = test.log_evidence("compliant", against_rate=r0 + min(2 * r0, 0.1, (1 - r0) / 2))
+            if log_e >= log(20.0):
+                return [self._move(arm, limit, "probing", "probes comply", log_e)]
+        return []
+
+    def _filter(self, arm: int, limit: int, reason: str, log_e: float) -> list[Transition]:
+        entry = self._arms[arm]
+        transition = self._move(arm, limit, "filtered", reason, log_e)
+        entry.broken = limit
+        entry.certified[limit] = False
+        entry.probe_share = self.settings.probe_share / 2 ** min(entry.failures, 4)
+        entry.failures += 1
+        entry.tests[limit].restart()
+        entry.believe()
+        return [transition]
+
+    def _move(self, arm: int, limit: int, to_state: State, reason: str, log_e: float) -> Transition:
+        entry, test = self._arms[arm], self._arms[arm].tests[limit]
+        transition = Transition(
+            arm=arm,
+            limit=self.limits[limit][0],
+            from_state=entry.state,
+            to_state=to_state,
+            reason=reason,
+            calls=test.calls,
+            rate=test.rate,
+            limit_rate=test.limit_rate,
+            evidence=exp(min(log_e, 700.0)),
+        )
+        entry.state = to_state
+        return transition

@@ -1,0 +1,56 @@
+"""Exact action probabilities of Thompson sampling over independent normal utilities, by quadrature.
+
+Pure arithmetic on arrays: no randomness, no state. The arm is drawn from what this module returns, so what is
+logged is the probability that was used and not an estimate of it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import ndtr, ndtri
+
+from bandit.types import FloatArray
+
+__all__ = ["best_arm_probabilities"]
+
+_NODES_PER_ARM = 16
+_MIN_SD = 1e-9
+
+
+def _nodes() -> FloatArray:
+    """Standard normal quantiles at equal steps of probability, with tails out to ±4."""
+    inner = ndtri((np.arange(_NODES_PER_ARM - 2) + 0.5) / (_NODES_PER_ARM - 2))
+    return np.concatenate([[-4.0], inner, [4.0]])
+
+
+_STANDARD_NODES = _nodes()
+
+
+def best_arm_probabilities(mean: FloatArray, sd: FloatArray, compliance: FloatArray | None = None) -> FloatArray:
+    """P(arm a has the largest sampled utility) for independent `u_a ~ N(mean_a, sd_a²)`.
+
+    `mean` and `sd` have shape (n_arms,), sd ≥ 0; the result has the same shape, is ≥ 0 and sums to 1. With
+    `compliance` c in (0, 1], same shape, each arm takes part only with probability c_a (its sampled utility is −∞
+    otherwise), given that some arm does: Thompson sampling over whether an arm keeps its limits, too.
+
+    It is `p_a ∝ c_a ∫ ∏_{b≠a} [1 − c_b + c_b Φ((u − μ_b)/s_b)] dΦ((u − μ_a)/s_a)`, evaluated as a Stieltjes sum: each
+    arm's mass between two neighbouring nodes times the product of the others' mean there. The nodes are the union of
+    every arm's own quantiles, so that an arm much narrower than the others is resolved too (a common equidistant grid
+    steps over it). Cost: 16·K² normal distribution functions. Within 0.001 of 400 nodes an arm for K from 2 to 20, and
+    within 0.003 of simulation (tests/statistical/test_propensity.py). Equal arms of zero width share equally.
+    """
+    n_arms = mean.shape[0]
+    if n_arms == 1:
+        return np.ones(1)
+    scale = np.maximum(sd, _MIN_SD * max(1.0, float(np.abs(mean).max())))
+    nodes = np.sort((mean[:, None] + scale[:, None] * _STANDARD_NODES).ravel())
+    below = ndtr((nodes - mean[:, None]) / scale[:, None])  # (n_arms, n_nodes)
+    mass = below[:, 1:] - below[:, :-1]
+    mid = 0.5 * (below[:, 1:] + below[:, :-1])
+    if compliance is not None:
+        mass *= compliance[:, None]
+        mid = 1.0 - compliance[:, None] * (1.0 - mid)
+    # Dividing the whole product by an arm's own factor leaves the others'; the floor keeps 0/0 out, where mass is ~0.
+    np.maximum(mid, 1e-30, out=mid)
+    p = np.einsum("an,n->a", mass / mid, mid.prod(axis=0))
+    return np.asarray(p / p.sum())

@@ -1,0 +1,58 @@
+"""Learned state as bytes and back: numpy's own archive with a JSON part, no pickled code.
+
+Knows how nested dictionaries of plain values and arrays are written, not what they mean.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from typing import Any
+
+import numpy as np
+
+from bandit.errors import SnapshotMismatch
+
+__all__ = ["dumps", "loads"]
+
+_ARRAY = "__array__"
+
+
+def dumps(state: dict[str, Any]) -> bytes:
+    """Bytes of a nested structure of dicts, lists, numbers, strings, None and numpy arrays."""
+    arrays: dict[str, np.ndarray] = {}
+
+    def strip(value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            arrays[f"a{len(arrays)}"] = value
+            return {_ARRAY: f"a{len(arrays) - 1}"}
+        if isinstance(value, dict):
+            return {key: strip(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [strip(item) for item in value]
+        return value
+
+    meta = json.dumps(strip(state)).encode()
+    buffer = io.BytesIO()
+    parts: dict[str, Any] = {"meta": np.frombuffer(meta, dtype=np.uint8), **arrays}
+    np.savez(buffer, **parts)
+    return buffer.getvalue()
+
+
+def loads(data: bytes) -> dict[str, Any]:
+    """The inverse of `dumps`; raises `SnapshotMismatch` for anything it did not write."""
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        meta = json.loads(arrays.pop("meta").tobytes())
+    except (ValueError, KeyError, OSError, zipfile.BadZipFile, EOFError) as error:
+        raise SnapshotMismatch(f"not a snapshot: {error}") from error
+
+    def restore(value: Any) -> Any:
+        if isinstance(value, dict):
+            return arrays[value[_ARRAY]] if _ARRAY in value else {key: restore(item) for key, item in value.items()}
+        return [restore(item) for item in value] if isinstance(value, list) else value
+
+    restored: dict[str, Any] = restore(meta)
+    return restored
