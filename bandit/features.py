@@ -24,6 +24,7 @@ _TEXT_COMPONENTS = 16
 _FACTS = 7
 _HASHED_CATEGORIES = 8
 _BUCKETS = 1024
+_LARGEST_FEATURE = 100.0  # in a caller's own vector: one of 1e30 would wipe out all that was learned
 _TEXT_LIMIT = 4096  # characters read from each prompt's text: half from its start, half from its end
 _CODE_MARKS = ("```", "def ", "class ", "function ", "import ", "#include", "SELECT ", "};", "</")
 
@@ -66,7 +67,8 @@ class Features:
         """The context of one prompt; O(length of its text) up to the limit."""
         x = np.zeros(self.dimension, dtype=np.float32)
         x[0] = 1.0
-        raw = np.frombuffer(_clip(prompt.text).encode("utf-8", "replace"), dtype=np.uint8)
+        text = _clip(prompt.text)
+        raw = np.frombuffer(text.encode("utf-8", "replace"), dtype=np.uint8)
         if self._text_components and raw.size >= 3:
             x[1 : self._facts_at] = self._text(raw)
         x[self._facts_at : self._category_at] = (
@@ -74,7 +76,7 @@ class Features:
             log1p(prompt.turns) / 3.0,
             prompt.has_system,
             log1p(prompt.tools) / 3.0,
-            any(mark in prompt.text[:_TEXT_LIMIT] for mark in _CODE_MARKS),
+            any(mark in text for mark in _CODE_MARKS),
             prompt.json_mode,
             np.count_nonzero(raw > 127) / raw.size if raw.size else 0.0,
         )
@@ -86,10 +88,14 @@ class Features:
 
     def check(self, x: Sequence[float]) -> NDArray[np.float32]:
         """A caller's own vector as an array, or `InvalidInput` when its shape or a value is wrong."""
-        array = np.asarray(x, dtype=np.float32)
-        if array.shape != (self.dimension,) or not np.isfinite(array).all():
-            raise InvalidInput("context", f"must be {self.dimension} finite numbers for features {self.version}")
-        return array
+        try:
+            array = np.asarray(x, dtype=np.float64)
+        except (TypeError, ValueError, OverflowError):
+            array = np.empty(0)
+        if array.shape != (self.dimension,) or array[0] != 1.0 or not (np.abs(array) <= _LARGEST_FEATURE).all():
+            expected = f"{self.dimension} numbers between -{_LARGEST_FEATURE:g} and {_LARGEST_FEATURE:g}, the first 1"
+            raise InvalidInput("context", f"must be {expected}, for features {self.version}")
+        return array.astype(np.float32)
 
     def _text(self, raw: NDArray[np.uint8]) -> NDArray[np.float32]:
         wide = raw.astype(np.uint32)

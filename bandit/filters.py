@@ -272,7 +272,7 @@ class Filters:
         capped = np.array([state in ("unknown", "probing") for state in states])
         if refuge.any() and capped.any():
             p = np.where(capped, np.minimum(p, self.settings.unknown_share), p)
-            kept, excess = p[refuge].sum(), 1.0 - p.sum()
+            kept, excess = p[refuge].sum(), max(0.0, 1.0 - p.sum())
             p[refuge] += excess * (p[refuge] / kept if kept > 0 else 1.0 / refuge.sum())
         probes = np.array([a.probe_share if a.state == "filtered" else 0.0 for a in self._arms])
         if not probes.any():

@@ -49,13 +49,14 @@ def limits_of(constraints: Constraints) -> tuple[Limit, ...]:
 def bad_call(limit: Limit, outcome: Outcome) -> float | None:
     """1.0 for a bad call under `limit`, 0.0 for a good one, None when the outcome says nothing about it.
 
-    Timeouts and errors count as slow. A call abandoned by its caller says something only once it is past the limit.
+    Timeouts and errors count as slow; an error the caller's own request caused says nothing. A call abandoned by its
+    caller says something only once it is past the limit.
     Accuracy is judged by grades, never by outcomes.
     """
     if limit.kind == "min_accuracy":
         return None
     if limit.kind == "max_error_rate":
-        return None if outcome.status == "cancelled" else float(outcome.failed)
+        return float(outcome.failed) if outcome.failed or outcome.status == "ok" else None
     if outcome.failed:
         return 1.0
     first = limit.kind == "p95_time_to_first_token_s"

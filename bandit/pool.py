@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from bandit.drift import DriftDetectors
-from bandit.errors import NoFeasibleArm, SnapshotMismatch, UnknownArm
+from bandit.errors import InvalidInput, NoFeasibleArm, SnapshotMismatch, UnknownArm
 from bandit.features import Features
 from bandit.filters import Filters, FilterSettings, Transition
 from bandit.limits import Limit, bad_call, limits_of
@@ -83,6 +83,8 @@ class Pool:
         self.arms = tuple(arms)
         self.names = tuple(arm.name for arm in arms)
         self._index = {arm.name: i for i, arm in enumerate(arms)}
+        if len(self._index) != len(self.arms):
+            raise InvalidInput("arms", "names must be distinct")
         self.objective = objective or Objective()
         self.constraints = constraints or Constraints()
         self.policy: Policy = policy or Thompson()
@@ -108,11 +110,15 @@ class Pool:
         self.drift = DriftDetectors(len(HEADS), len(arms), _DRIFT_SPANS)
         self.latency = [RecentQuantile(0.95, _LATENCY_WINDOW) for _ in arms]
         self.time_to_first_token = [RecentQuantile(0.95, _LATENCY_WINDOW) for _ in arms]
-        self.set_prices({arm.name: arm.price for arm in arms})
+        self._prices = PriceTable.of([arm.price for arm in arms])
 
     def set_prices(self, prices: Mapping[str, Price | None]) -> None:
-        """Change prices (name → Price or None); they count from the next decision on, with nothing to relearn."""
-        self._prices = PriceTable.of([prices.get(arm.name, arm.price) for arm in self.arms])
+        """Change some prices (name → Price, or None for unknown); they count from the next decision on."""
+        for name in prices:
+            if name not in self._index:
+                raise UnknownArm(name, self.names)
+        self.arms = tuple(replace(arm, price=prices.get(arm.name, arm.price)) for arm in self.arms)
+        self._prices = PriceTable.of([arm.price for arm in self.arms])
 
     def choose(self, prompt: Prompt | Context, rng: np.random.Generator) -> Decision:
         """Decide and count the request; for use as a library (ids are the pool's step, time is not looked at)."""
@@ -230,10 +236,10 @@ class Pool:
             self.heads.observe(TOKENS, arm, x, log1p(outcome.output_tokens), made_at=decision.step, now=self.step)
         if outcome.latency_s is not None:
             self.latency[arm].add(outcome.latency_s)
-            observed = log(max(outcome.latency_s, 1e-4))
+            observed = log(max(outcome.latency_s, _SHORTEST_S))
             self.heads.observe(LATENCY, arm, x, observed, made_at=decision.step, now=self.step)
             predicted = self._predicted(decision, outcome.model, decision.predicted_latency_s)
-            changes += self._watch(LATENCY, arm, observed - log(max(predicted, 1e-4)), replay=replay)
+            changes += self._watch(LATENCY, arm, observed - log(max(predicted, _SHORTEST_S)), replay=replay)
         return changes
 
     def apply_feedback(

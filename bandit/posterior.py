@@ -49,17 +49,19 @@ class Heads:
     which is the fold `A ← γ^Δt·A + (1 − γ^Δt)·Λ₀` (likewise b) followed by rank-1 updates: forgetting fades to the
     prior, never to a singular matrix. Its fixed point under one observation x a step is `Λ₀ + xxᵀ/(1 − γ)`.
     Observations are discounted from the step of their *decision*, so late feedback arrives already aged and the
-    order of arrival does not matter. σ² is the mean of an inverse-gamma posterior with prior `noise_sd²` worth
-    `noise_observations` (Bishop, PRML, 2006, section 3.3; normal-inverse-gamma, Murphy 2007); Student tails are
-    replaced by normal ones, which is slightly narrow below about ten observations.
+    order of arrival does not matter. σ² is the scale b/a of an inverse-gamma posterior IG(a, b), the inverse of the
+    mean precision, with prior `noise_sd²` worth `noise_observations` (Bishop, PRML, 2006, section 3.3;
+    normal-inverse-gamma, Murphy 2007); it fades to its prior like the rest. The Student tails of θ are replaced by
+    normal ones, which is slightly narrow below about ten observations.
 
     Whether a head uses its slopes is decided by evidence: the log marginal likelihood of the regression over that of
     the intercept alone, summed over arms, must exceed 2 nats; it falls back when the sum drops below 0. With
     `slopes="never"` the model is context-free. x[0] must be 1.
 
     Exact state: `gram` (n_heads, n_arms, d, d) = Σ w x xᵀ, `moment` (…, d) = Σ w x (y − μ₀), `square` Σ w (y − μ₀)²,
-    `weight` Σ w, each as of `as_of` (…). Everything else is a cache of it: inverse and θ get a rank-1 update per
-    observation and are rebuilt after 32 of them or when decay since the last rebuild passes 2 %.
+    `weight` Σ w, each as of `as_of` (…). The intercept-only model is read off it; everything else is a cache of it:
+    inverse and θ get a rank-1 update per observation, and are rebuilt with the noise and the evidence of the slopes
+    after 32 of them or when decay since the last rebuild passes 2 %.
     """
 
     def __init__(
@@ -79,8 +81,8 @@ class Heads:
         self._log_gamma = 0.0 if half_life_requests is None else -np.log(2.0) / half_life_requests
         n_heads = len(priors)
         self._center = np.array([p.mean for p in priors])
-        self._noise_prior = np.array([p.noise_sd**2 for p in priors])
         self._noise_weight = np.array([p.noise_observations for p in priors])
+        self._noise_floor = self._noise_weight * np.array([p.noise_sd**2 for p in priors])
         self._intercept_precision = np.array([p.intercept_precision for p in priors])
         self._prior_diagonal = np.empty((n_heads, dimension))
         for h, prior in enumerate(priors):
@@ -96,7 +98,7 @@ class Heads:
         self.uses_slopes = np.full(n_heads, slopes == "always")
         self._inverse = np.empty((*shape, dimension, dimension))
         self._theta = np.zeros((*shape, dimension))  # of the slopes model, relative to the prior mean
-        self._noise = np.empty((2, *shape))  # rows: intercept only, with slopes
+        self._noise = np.empty(shape)  # of the slopes model
         self.log_evidence = np.zeros(shape)  # of slopes over intercept only
         self._stale_updates = np.zeros(shape, dtype=np.int64)
         self._rebuilt_at = np.zeros(shape, dtype=np.int64)
@@ -129,13 +131,16 @@ class Heads:
         """(mean, variance of that mean, noise variance) at x, each of shape (n_heads, n_arms)."""
         decay = np.exp(self._log_gamma * (now - self.as_of))
         precision = self._intercept_precision[:, None] + decay * self.gram[:, :, 0, 0]
-        mean = self._center[:, None] + decay * self.moment[:, :, 0] / precision
-        noise = self._noise[0].copy()
+        moment = decay * self.moment[:, :, 0]
+        offset = moment / precision
+        mean = self._center[:, None] + offset
+        residual = self._noise_floor[:, None] + np.maximum(decay * self.square - offset * moment, 0.0)
+        noise = residual / (self._noise_weight[:, None] + decay * self.weight)
         variance = noise / precision
         for head in np.flatnonzero(self.uses_slopes):
             projected = (self._inverse[head].reshape(-1, self.dimension) @ x).reshape(self.n_arms, -1)  # one product
             mean[head] = self._center[head] + self._theta[head] @ x
-            noise[head] = self._noise[1, head]
+            noise[head] = self._noise[head]
             variance[head] = noise[head] * np.maximum(projected @ x, 1e-12)
         return mean, variance, noise
 
@@ -151,15 +156,16 @@ class Heads:
 
     def refresh(self, now: int) -> None:
         """Rebuild at most one stale cache; called once a request so that no single request pays for all."""
-        n_heads = self.weight.shape[0]
-        head, arm = divmod(now % (n_heads * self.n_arms), self.n_arms)
-        if self.slopes == "never" or self.weight[head, arm] == 0.0:
+        if self.slopes == "never":
+            return
+        head, arm = divmod(now % self.weight.size, self.n_arms)
+        if head == arm == 0:
+            self._weigh_evidence(now)
+        if self.weight[head, arm] == 0.0:
             return
         aged = self._log_gamma * (now - self._rebuilt_at[head, arm]) < np.log(_REFRESH_DECAY)
         if aged or self._stale_updates[head, arm] >= _REFRESH_UPDATES:
             self._rebuild(head, arm, now)
-        if head == arm == 0 or self.n_arms == 1:
-            self._weigh_evidence(now)
 
     def state(self) -> dict[str, np.ndarray]:
         """The exact learned state as named arrays; `load` is its inverse."""
@@ -178,7 +184,8 @@ class Heads:
         """Take over a state of the same shape, or raise `SnapshotMismatch` and change nothing."""
         current = self.state()
         for name, array in current.items():
-            if name not in state or (name != "resets" and state[name].shape != array.shape):
+            skip = name == "resets"  # as many rows as there were resets
+            if name not in state or state[name].shape[skip:] != array.shape[skip:]:
                 raise SnapshotMismatch(
                     f"learned state has no fitting {name!r} for {self.n_arms} arms, d={self.dimension}"
                 )
@@ -207,8 +214,6 @@ class Heads:
             scale = weight / (1.0 + weight * float(gain @ x))
             self._theta[head, arm] += (scale * (y - float(self._theta[head, arm] @ x))) * gain
             self._inverse[head, arm] -= (scale * gain)[:, None] * gain
-        if self._stale_updates[head, arm] < _REFRESH_UPDATES // 4 or self.slopes == "never":
-            self._rebuild_intercept(head, arm)
 
     def _age(self, head: int, arm: int, now: int) -> None:
         elapsed = now - self.as_of[head, arm]
@@ -230,16 +235,7 @@ class Heads:
             for arm in range(self.n_arms):
                 self._rebuild(head, arm, now)
 
-    def _rebuild_intercept(self, head: int, arm: int) -> float:
-        """Noise of the intercept-only model; returns its residual sum of squares, the prior's part included."""
-        precision = self._intercept_precision[head] + self.gram[head, arm, 0, 0]
-        residual = max(0.0, self.square[head, arm] - self.moment[head, arm, 0] ** 2 / precision)
-        residual += self._noise_weight[head] * self._noise_prior[head]
-        self._noise[0, head, arm] = residual / (self._noise_weight[head] + self.weight[head, arm])
-        return float(residual)
-
     def _rebuild(self, head: int, arm: int, now: int) -> None:
-        residual_0 = self._rebuild_intercept(head, arm)
         self._stale_updates[head, arm] = 0
         self._rebuilt_at[head, arm] = now
         if self.slopes == "never":
@@ -247,19 +243,20 @@ class Heads:
         decay = float(np.exp(self._log_gamma * (now - self.as_of[head, arm])))
         gram = decay * self.gram[head, arm]
         moment = decay * self.moment[head, arm]
+        square = decay * self.square[head, arm]
         prior = self._prior_diagonal[head]
         precision = gram.copy()
         precision.flat[:: self.dimension + 1] += prior
         self._inverse[head, arm] = np.linalg.inv(precision)
         self._theta[head, arm] = self._inverse[head, arm] @ moment
-        floor = self._noise_weight[head] * self._noise_prior[head]
-        residual = max(0.0, decay * self.square[head, arm] - float(self._theta[head, arm] @ moment)) + floor
+        floor = self._noise_floor[head]
+        residual = max(0.0, square - float(self._theta[head, arm] @ moment)) + floor
+        residual_0 = max(0.0, square - moment[0] ** 2 / precision[0, 0]) + floor
         observations = self._noise_weight[head] + decay * self.weight[head, arm]
-        self._noise[1, head, arm] = residual / observations
+        self._noise[head, arm] = residual / observations
         # Bishop (2006) eq. 3.86 with the noise integrated out; constants shared by both models cancel.
         log_det = np.linalg.slogdet(precision)[1] - np.log(prior).sum()
-        log_det_0 = np.log((prior[0] + gram[0, 0]) / prior[0])
-        residual_0 = decay * (residual_0 - floor) + floor
+        log_det_0 = np.log(precision[0, 0] / prior[0])
         self.log_evidence[head, arm] = 0.5 * (log_det_0 - log_det + observations * np.log(residual_0 / residual))
 
     def _weigh_evidence(self, now: int) -> None:

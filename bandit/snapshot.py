@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from bandit.errors import SnapshotMismatch
 __all__ = ["dumps", "loads"]
 
 _ARRAY = "__array__"
+# What numpy, zipfile and json raise for damaged bytes; TypeError: numpy read something that is no archive.
+_DAMAGE = (ValueError, LookupError, TypeError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def dumps(state: dict[str, Any]) -> bytes:
@@ -45,14 +48,15 @@ def loads(data: bytes) -> dict[str, Any]:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-        meta = json.loads(arrays.pop("meta").tobytes())
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile, EOFError) as error:
+        state: dict[str, Any] = _restored(json.loads(arrays.pop("meta").tobytes()), arrays)
+    except _DAMAGE as error:
         raise SnapshotMismatch(f"not a snapshot: {error}") from error
+    return state
 
-    def restore(value: Any) -> Any:
-        if isinstance(value, dict):
-            return arrays[value[_ARRAY]] if _ARRAY in value else {key: restore(item) for key, item in value.items()}
-        return [restore(item) for item in value] if isinstance(value, list) else value
 
-    restored: dict[str, Any] = restore(meta)
-    return restored
+def _restored(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    if isinstance(value, dict):
+        if _ARRAY in value:
+            return arrays[value[_ARRAY]]
+        return {key: _restored(item, arrays) for key, item in value.items()}
+    return [_restored(item, arrays) for item in value] if isinstance(value, list) else value

@@ -119,6 +119,11 @@ class Prompt:
     json_mode: bool = False
     category: str | None = None
 
+    def __post_init__(self) -> None:
+        _check_range("input_tokens", self.input_tokens, 0, 1e9)
+        _check_range("turns", self.turns, 0, 1e9)
+        _check_range("tools", self.tools, 0, 1e9)
+
 
 @dataclass(frozen=True, slots=True)
 class Context:

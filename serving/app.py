@@ -1,0 +1,169 @@
+"""The composition root: the only place that constructs what lives as long as the service does.
+
+Opens the stores, rebuilds what was learned, puts the parts together, and takes them apart in the opposite order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+
+import numpy as np
+from aiohttp import web
+
+from bandit.baselines import UCB1, EpsilonGreedy, Fixed, RoundRobin, Uniform
+from bandit.features import Features
+from bandit.policy import Policy
+from bandit.pool import Pool
+from bandit.thompson import Thompson
+from serving.admission import Admission
+from serving.analytics import AnalyticalLog
+from serving.feedback import FeedbackDesk
+from serving.handlers import Handlers
+from serving.http_errors import error_middleware
+from serving.learner import Learner
+from serving.metrics import Metrics
+from serving.routing import Routing
+from serving.settings import PoolSettings, Settings
+from serving.sqlite_store import SqliteStore
+from serving.upstream import Upstreams
+
+__all__ = ["build_pool", "run", "serve"]
+
+_log = logging.getLogger("pointsman")
+_HOUSEKEEPING_S = 5.0
+_PRUNE_BATCH = 5_000
+_KEEPALIVE_S = 75.0
+
+
+@contextlib.asynccontextmanager
+async def serve(settings: Settings) -> AsyncIterator[str]:
+    """The running service; yields its base URL. On leaving, calls under way get `shutdown_grace_s` to finish."""
+    server = settings.server
+    server.data_dir.mkdir(parents=True, exist_ok=True)
+    async with contextlib.AsyncExitStack() as stack:
+        metrics = Metrics()
+        store = SqliteStore(
+            server.data_dir / "router.sqlite",
+            synchronous=settings.store.synchronous,
+            queue_limit=settings.store.queue_limit,
+        )
+        stack.push_async_callback(store.close)
+        log = AnalyticalLog(server.data_dir / "log.duckdb", store, batch_events=settings.log.batch_rows)
+        stack.push_async_callback(log.close)
+        learner = Learner(
+            {pool.name: build_pool(pool, settings) for pool in settings.pools},
+            {pool.name: np.random.default_rng(pool.policy.seed) for pool in settings.pools},
+            store,
+            metrics,
+            cache_decisions=settings.store.cache_decisions,
+            snapshot_every_events=settings.store.snapshot_every_events,
+        )
+        started = time.perf_counter()
+        replayed = learner.recover()
+        _log.info("replayed %d events in %.2f s", replayed, time.perf_counter() - started)
+        stack.push_async_callback(_last_snapshot, learner, store)
+        upstreams = await stack.enter_async_context(Upstreams(settings.models, server.max_response_bytes))
+        metrics_of = {pool.name: pool.quality_metrics or {} for pool in settings.pools}
+        desk = FeedbackDesk(learner, metrics_of, server.feedback_horizon_s)
+        handlers = Handlers(
+            server, Admission(settings.auth), Routing(learner, upstreams), desk, learner=learner, metrics=metrics
+        )
+        metrics.store_pending.set_function(lambda: store.pending)
+        metrics.log_lag.set_function(lambda: log.lag_events)
+        stack.push_async_callback(_cancel, asyncio.create_task(log.run(settings.log.flush_interval_s)))
+        keep = asyncio.create_task(_housekeeping(learner, store, log, server.feedback_horizon_s))
+        stack.push_async_callback(_cancel, keep)
+        app = web.Application(
+            client_max_size=server.max_body_bytes, middlewares=[error_middleware(metrics, server.max_body_bytes)]
+        )
+        app.add_routes(handlers.routes())
+        runner = web.AppRunner(
+            app,
+            handler_cancellation=True,  # a caller who goes away cancels the upstream call
+            access_log=None,
+            keepalive_timeout=_KEEPALIVE_S,
+            shutdown_timeout=server.shutdown_grace_s,
+        )
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        site = web.TCPSite(runner, server.host, server.port)
+        await site.start()
+        handlers.ready = True
+        for warning in settings.warnings:
+            _log.warning("%s: %s", warning.path, warning.message)
+        yield f"http://{_authority(server.host, runner.addresses[0][1])}"
+        handlers.ready = False
+
+
+async def run(settings: Settings, echo: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM; `echo` is told where."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    async with serve(settings) as url:
+        echo(f"pointsman serves {', '.join(p.name for p in settings.pools)} at {url}")
+        await stop.wait()
+        echo("stopping")
+
+
+def build_pool(pool: PoolSettings, settings: Settings) -> Pool:
+    """The library's pool for a pool's settings."""
+    return Pool(
+        pool.arms(settings.models),
+        name=pool.name,
+        objective=pool.to_objective(),
+        constraints=pool.to_constraints(),
+        policy=_policy(pool),
+        features=Features(pool.features.categories, text=pool.features.text),
+        filters=pool.to_filter_settings(),
+        usd_per_request=None if pool.budget is None else pool.budget.usd_per_request,
+        half_life_requests=pool.policy.half_life_requests,
+        slope_precision=pool.policy.slope_prior_precision,
+    )
+
+
+def _policy(pool: PoolSettings) -> Policy:
+    policy = pool.policy
+    match policy.kind:
+        case "thompson" | "thompson_context_free":
+            return Thompson(policy.exploration_floor, contextual=policy.kind == "thompson")
+        case "uniform":
+            return Uniform()
+        case "fixed":
+            return Fixed(pool.models.index(policy.model or ""))
+        case "round_robin":
+            return RoundRobin()
+        case "epsilon_greedy":
+            return EpsilonGreedy(policy.epsilon)
+        case "ucb1":
+            return UCB1()
+
+
+async def _housekeeping(learner: Learner, store: SqliteStore, log: AnalyticalLog, horizon_s: float) -> None:
+    """Drop events past the feedback horizon that both the log and a snapshot hold, a batch at a time."""
+    while True:
+        await asyncio.sleep(_HOUSEKEEPING_S)
+        up_to_seq = min(learner.snapshot_position, log.position)
+        while await store.prune(time.time() - horizon_s, up_to_seq, _PRUNE_BATCH) == _PRUNE_BATCH:
+            await asyncio.sleep(0)
+
+
+async def _last_snapshot(learner: Learner, store: SqliteStore) -> None:
+    if store.healthy:
+        await learner.snapshot()
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+def _authority(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

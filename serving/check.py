@@ -1,0 +1,167 @@
+"""What `pointsman check` prints: the resolved configuration, or everything that is wrong with it.
+
+Reads finished settings only. It never shows any part of a secret: a secret is "set" or "—".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from serving.settings import ConfigError, ModelSettings, PoolSettings, Problem, Settings
+
+if TYPE_CHECKING:
+    from pydantic import SecretStr
+    from rich.console import Console
+    from rich.table import Table
+
+__all__ = ["render_check", "render_problems"]
+
+_NONE = "—"
+Row = tuple[str, ...]
+
+
+def render_check(settings: Settings, console: Console) -> None:
+    """Print service, models, pools and warnings as tables that fold, never cut, what does not fit."""
+    console.print(_table("Service", ("", ""), _service_rows(settings)))
+    columns = ("model", "upstream", "key", "in / out", "timeout")
+    title = "Models (prices in USD per million tokens)"
+    console.print(_table(title, columns, (_model_row(model) for model in settings.models)))
+    for pool in settings.pools:
+        console.print(_table(f"Pool {pool.name}", ("", ""), _pool_rows(pool, settings)))
+    if settings.warnings:
+        _print_problems(console, "warning", settings.warnings)
+
+
+def render_problems(error: ConfigError, console: Console) -> None:
+    """Print every problem with its path, line, message and hint, one or two lines each."""
+    _print_problems(console, "problem", error.problems, error.source)
+
+
+def _print_problems(console: Console, what: str, problems: tuple[Problem, ...], source: str = "") -> None:
+    from rich.text import Text
+
+    colour = "red" if what == "problem" else "yellow"
+    title = f"{len(problems)} {what}{'' if len(problems) == 1 else 's'}" + (f" in {source}" if source else "")
+    # soft_wrap: the terminal wraps where it must, and a pipe gets each problem whole
+    console.print(Text(title, style=f"bold {colour}"), soft_wrap=True)
+    for problem in problems:
+        line = "" if problem.line is None else f" (line {problem.line})"
+        text = Text.assemble("  ", (f"{problem.path or 'the file'}{line}", "bold"), f": {problem.message}")
+        console.print(text, soft_wrap=True)
+        if problem.hint:
+            console.print(Text(f"    {problem.hint}", style="dim"), soft_wrap=True)
+
+
+def _table(title: str, columns: tuple[str, ...], rows: Iterator[Row]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    # Text, not str: a name such as `[red]` or `:tada:` is a name, no markup.
+    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, show_header=any(columns))
+    for column in columns:
+        table.add_column(Text(column), overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def _service_rows(settings: Settings) -> Iterator[Row]:
+    server, store, log, auth = settings.server, settings.store, settings.log, settings.auth
+    yield "address", f"{server.host}:{server.port}"
+    yield "data", str(server.data_dir)
+    if auth is None:
+        yield "callers", "anyone on this machine (no auth section)"
+    else:
+        yield "admin key", _secret(auth.admin_key)
+        for entry in auth.keys:
+            labels = [f"{name} {value}" for name, value in (("team", entry.team), ("tier", entry.tier)) if value]
+            yield "caller", ", ".join((entry.user, *labels, f"key {_secret(entry.key)}"))
+    yield "metrics", "open" if server.metrics_public or server.loopback else "with a key"
+    yield "request limits", f"{server.max_body_bytes:,} bytes, {server.max_messages:,} messages"
+    yield "feedback", f"accepted for {_duration(server.feedback_horizon_s)}"
+    yield "shutdown", f"calls under way get {server.shutdown_grace_s:g} s"
+    yield "store", f"synchronous {store.synchronous}, up to {store.queue_limit:,} events waiting"
+    yield "snapshots", f"every {store.snapshot_every_events:,} events, {store.cache_decisions:,} decisions in memory"
+    yield "log", f"every {log.flush_interval_s:g} s, up to {log.batch_rows:,} rows"
+
+
+def _model_row(model: ModelSettings) -> Row:
+    upstream = [model.upstream_model, model.endpoint, f"up to {model.max_connections:,} connections"]
+    upstream += [f"{name}: set" for name in model.headers]
+    return model.name, "\n".join(upstream), _secret(model.api_key), _price(model), f"{model.timeout_s:g} s"
+
+
+def _pool_rows(pool: PoolSettings, settings: Settings) -> Iterator[Row]:
+    for i, name in enumerate(pool.models):
+        yield "models" if i == 0 else "", f"{name} ({_price(settings.model(name))})"
+    yield "objective", _objective(pool)
+    limits = list(_limits(pool))
+    yield "limits", "\n".join(limits) or _NONE
+    if limits:
+        yield "if none can", pool.constraints.on_infeasible
+        filters = pool.filters
+        certainty = f"alpha {filters.alpha:g}, one false alarm in {filters.calls_between_false_alarms:,.0f} calls"
+        yield "tests", f"{certainty}, probes {filters.probe_share:.4g}, unknown up to {filters.unknown_share:g}"
+    yield "budget", _NONE if pool.budget is None else f"{pool.budget.usd_per_request:g} USD per request"
+    yield "policy", _policy(pool)
+    names = pool.features.categories
+    yield "features", f"text {'on' if pool.features.text else 'off'}, categories {', '.join(names or ['hashed'])}"
+    if pool.quality_metrics:
+        yield "quality from", ", ".join(f"{name} × {weight:g}" for name, weight in pool.quality_metrics.items())
+
+
+def _objective(pool: PoolSettings) -> str:
+    objective = pool.to_objective()
+    quality, cost, latency = objective.weights
+    parts = [f"quality {quality:.1%}"] if quality else []
+    parts += [f"cost {cost:.1%} (reference {objective.cost_reference_usd:g} USD)"] if cost else []
+    parts += [f"latency {latency:.1%} (reference {objective.latency_reference_s:g} s)"] if latency else []
+    return ", ".join(parts)
+
+
+def _limits(pool: PoolSettings) -> Iterator[str]:
+    limits = pool.constraints
+    if limits.p95_latency_s is not None:
+        yield f"p95 latency ≤ {limits.p95_latency_s:g} s"
+    if limits.p95_time_to_first_token_s is not None:
+        yield f"p95 time to first token ≤ {limits.p95_time_to_first_token_s:g} s"
+    if limits.max_error_rate is not None:
+        yield f"error rate ≤ {limits.max_error_rate:.4g}"
+    if limits.min_accuracy is not None:
+        yield f"accuracy ≥ {limits.min_accuracy:g}, tested by {limits.accuracy_evidence}"
+
+
+def _policy(pool: PoolSettings) -> str:
+    policy = pool.policy
+    parts: list[str] = [policy.kind]
+    if policy.kind == "fixed":
+        parts.append(f"model {policy.model}")
+    if policy.kind == "epsilon_greedy":
+        parts.append(f"epsilon {policy.epsilon:g}")
+    if policy.kind in ("thompson", "thompson_context_free"):
+        parts.append(f"floor {policy.exploration_floor:g}")
+    if policy.kind == "thompson":
+        parts.append(f"slope precision {policy.slope_prior_precision:g}")
+    half_life = policy.half_life_requests
+    parts.append("never forgets" if half_life is None else f"half-life {half_life:,.0f} requests")
+    if policy.seed is not None:
+        parts.append(f"seed {policy.seed}")
+    return ", ".join(parts)
+
+
+def _price(model: ModelSettings) -> str:
+    price = model.price
+    return "unknown" if price is None else f"{price.input_per_million:g} / {price.output_per_million:g}"
+
+
+def _secret(value: SecretStr | None) -> str:
+    return _NONE if value is None else "set"
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+        if seconds >= size:
+            return f"{seconds / size:g} {unit}"
+    return f"{seconds:g} seconds"

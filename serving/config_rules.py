@@ -1,0 +1,145 @@
+"""What one section of the configuration demands of another, and what is allowed but probably not meant.
+
+`broken_rules` reads raw values, so that it can speak even while other sections are wrong; `doubts` reads finished
+settings. Neither may raise, and neither ever puts a key or an endpoint into a message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any
+
+from serving.config_file import EnvText, Loc, Problem, dotted
+
+if TYPE_CHECKING:
+    from serving.settings import PoolSettings, Settings
+
+__all__ = ["broken_rules", "doubts", "is_loopback"]
+
+_MOST_MEMBERS = 256  # of a pool; more are a problem of their own
+
+Rule = tuple[Loc, str, str | None]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens on `host`."""
+    try:
+        return host.lower() == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def broken_rules(data: Mapping[str, Any]) -> Iterator[Rule]:
+    """(loc, message, hint) of every rule between sections that raw `data` breaks; wrong types are passed over."""
+    yield from _open_only_on_loopback(data)
+    yield from _distinct_keys(data)
+    models = dict(_names(data, "models"))
+    pools = dict(_names(data, "pools"))
+    yield from _distinct(models, "models")
+    yield from _distinct(pools, "pools")
+    for i, name in pools.items():
+        if name in models.values():
+            hint = "give the pool another name; a call names either"
+            yield ("pools", i, "name"), f"{_shown(name)} is also a model's name", hint
+    complete = len(models) == len(_list(data, "models"))  # else a name that seems unknown may be the unreadable one
+    for i, pool in enumerate(_list(data, "pools")):
+        if isinstance(pool, Mapping):
+            yield from _pool_rules(("pools", i), pool, tuple(models.values()) if complete else None)
+
+
+def _open_only_on_loopback(data: Mapping[str, Any]) -> Iterator[Rule]:
+    server = data.get("server")
+    host = server.get("host", "127.0.0.1") if isinstance(server, Mapping) else "127.0.0.1"
+    if data.get("auth") is None and isinstance(host, str) and host and not is_loopback(host):
+        hint = "add an auth section with keys, or listen on 127.0.0.1"
+        yield ("server", "host"), "without auth the service is open, and then only on a loopback address", hint
+
+
+def _distinct_keys(data: Mapping[str, Any]) -> Iterator[Rule]:
+    auth = data.get("auth")
+    if not isinstance(auth, Mapping):
+        return
+    places: dict[str, Loc] = {}
+    if isinstance(auth.get("admin_key"), str):
+        places[auth["admin_key"]] = ("auth", "admin_key")
+    for i, entry in enumerate(_list(auth, "keys")):
+        key = entry.get("key") if isinstance(entry, Mapping) else None
+        if isinstance(key, str) and key:
+            at: Loc = ("auth", "keys", i, "key")
+            if key in places:
+                yield at, f"is the same key as {dotted(places[key])}", "give each its own key"
+            places.setdefault(key, at)
+
+
+def _distinct(names: Mapping[int, str], section: str) -> Iterator[Rule]:
+    first: dict[str, int] = {}
+    for i, name in names.items():
+        if name in first:
+            yield (section, i, "name"), f"{_shown(name)} is already the name of {section}[{first[name]}]", "rename one"
+        first.setdefault(name, i)
+
+
+def _pool_rules(at: Loc, pool: Mapping[str, Any], known: tuple[str, ...] | None) -> Iterator[Rule]:
+    members = _list(pool, "models")[:_MOST_MEMBERS]
+    seen: set[str] = set()
+    for i, name in enumerate(members):
+        if not isinstance(name, str) or not name:
+            continue
+        if name in seen:
+            yield (*at, "models", i), f"{_shown(name)} is listed twice", "remove one"
+        elif known is not None and name not in known:
+            yield (*at, "models", i), f"no model is called {_shown(name)}", _nearest(name, known)
+        seen.add(name)
+    policy = pool.get("policy")
+    fixed = policy.get("model") if isinstance(policy, Mapping) and policy.get("kind") == "fixed" else None
+    if isinstance(fixed, str) and fixed and members and fixed not in members:
+        names = tuple(m for m in members if isinstance(m, str))
+        yield (*at, "policy", "model"), f"{_shown(fixed)} is not in the pool", _nearest(fixed, names)
+
+
+def _nearest(name: str, known: tuple[str, ...]) -> str | None:
+    near = get_close_matches(name, known, 1, 0.5)
+    return f"did you mean {near[0]}?" if near else f"known: {', '.join(known[:10])}" if known else None
+
+
+def _shown(name: str) -> str:
+    return (
+        name.reference if isinstance(name, EnvText) else repr(name)
+    )  # whoever mixes up two variables keeps the secret
+
+
+def _list(data: Mapping[str, Any], name: str) -> list[Any]:
+    value = data.get(name)
+    return list(value) if isinstance(value, list | tuple) else []
+
+
+def _names(data: Mapping[str, Any], section: str) -> Iterator[tuple[int, str]]:
+    for i, entry in enumerate(_list(data, section)):
+        name = entry.get("name") if isinstance(entry, Mapping) else None
+        if isinstance(name, str) and name:
+            yield i, name
+
+
+def doubts(settings: Settings) -> Iterator[Problem]:
+    """Warnings: what the service accepts, and its operator should know."""
+    for i, pool in enumerate(settings.pools):
+        yield from _pool_doubts(("pools", i), pool, settings)
+
+
+def _pool_doubts(at: Loc, pool: PoolSettings, settings: Settings) -> Iterator[Problem]:
+    if len(pool.models) == 1:
+        yield Problem(dotted((*at, "models")), "has one model: nothing to choose, nothing to learn")
+    if pool.objective.cost > 0 or pool.budget is not None:
+        for i, name in enumerate(pool.models):
+            if settings.model(name).price is None:
+                message = f"{name!r} has no price: its cost is unknown and counts as cost_reference_usd, never as zero"
+                yield Problem(dotted((*at, "models", i)), message, "give the model a price")
+    if pool.constraints.min_accuracy is not None and pool.constraints.accuracy_evidence == "benchmarks":
+        message = "nothing can test this limit until benchmark results arrive"
+        hint = "post benchmark results, or set accuracy_evidence to feedback or both"
+        yield Problem(dotted((*at, "constraints", "min_accuracy")), message, hint)
+    if pool.objective.cost == pool.objective.latency == 0 and len(pool.models) > 1:
+        message = "weighs quality alone: between equal models neither price nor speed counts"
+        yield Problem(dotted((*at, "objective")), message, "give cost or latency a weight")

@@ -1,0 +1,147 @@
+"""What can go wrong while serving, as one tree. Errors carry their data and a hint; only `http_errors` knows statuses.
+
+ServiceError
+├── InvalidRequest      the body or a header is not what the contract says; `param` is its path
+│   └── InvalidFields       several of its fields, all at once
+├── Unauthorized        no key, or one that nobody was given
+├── UnknownModel        neither a pool nor a model has this name
+├── NothingFeasible     the pool's limits rule out every model, and it was asked to fail
+├── UnknownDecision     no decision has this id
+├── ExpiredDecision     its feedback horizon has passed
+├── Conflict            something else was recorded for it before
+├── Overloaded          a bounded queue is full
+├── CallerGone          the caller closed the connection or stopped reading
+├── Unavailable         the store cannot take events, or the service is starting or stopping
+└── UpstreamError       the model's endpoint failed
+    ├── UpstreamRefused     it found fault with the caller's own request
+    └── UpstreamTimeout     it did not answer in time
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
+
+__all__ = [
+    "CallerGone",
+    "Conflict",
+    "ExpiredDecision",
+    "InvalidFields",
+    "InvalidRequest",
+    "NothingFeasible",
+    "Overloaded",
+    "ServiceError",
+    "Unauthorized",
+    "Unavailable",
+    "UnknownDecision",
+    "UnknownModel",
+    "UpstreamError",
+    "UpstreamRefused",
+    "UpstreamTimeout",
+]
+
+
+class ServiceError(Exception):
+    """Base; `param` is the path of the field at fault, where there is one."""
+
+    param: str | None = None
+
+
+class InvalidRequest(ServiceError):
+    """The request breaks the contract. `code` names how, for programs."""
+
+    def __init__(self, message: str, param: str | None = None, code: str = "invalid_request") -> None:
+        super().__init__(message)
+        self.param, self.code = param, code
+
+
+class InvalidFields(InvalidRequest):
+    """A body of ours whose fields are wrong: all of them at once, as `{param, message}`."""
+
+    def __init__(self, problems: Sequence[dict[str, str]]) -> None:
+        first = problems[0]
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        super().__init__(f"{first['param']}: {first['message']}{more}", first["param"], "invalid_field")
+        self.problems = list(problems)
+
+
+class Unauthorized(ServiceError):
+    """No key or an unknown one."""
+
+
+class UnknownModel(ServiceError):
+    """Neither a pool nor a model is called so."""
+
+    param = "model"
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        near = get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(known)[:20])}"
+        super().__init__(f"no pool or model is called {name[:100]!r}{hint}")
+
+
+class NothingFeasible(ServiceError):
+    """Every model of the pool is outside its limits."""
+
+
+class UnknownDecision(ServiceError):
+    """No decision has this id, or it was never acknowledged."""
+
+    param = "decision_id"
+
+    def __init__(self, decision_id: str) -> None:
+        super().__init__(f"no decision has the id {decision_id[:64]!r}")
+
+
+class ExpiredDecision(ServiceError):
+    """Too late: the feedback horizon of the decision has passed."""
+
+    param = "decision_id"
+
+    def __init__(self, decision_id: str, horizon_s: float) -> None:
+        super().__init__(f"feedback for {decision_id[:64]!r} came after its horizon of {horizon_s:g} s")
+
+
+class Conflict(ServiceError):
+    """Another value was recorded before. `recorded` is that value."""
+
+    def __init__(self, message: str, recorded: Any) -> None:
+        super().__init__(message)
+        self.recorded = recorded
+
+
+class Overloaded(ServiceError):
+    """A bounded queue is full; the caller may come back."""
+
+
+class CallerGone(ServiceError):
+    """The caller closed the connection, or stopped reading, in the middle of a stream."""
+
+
+class Unavailable(ServiceError):
+    """The service cannot keep its promises now: no store, starting or stopping."""
+
+
+class UpstreamError(ServiceError):
+    """The endpoint of `model` failed; `http_status` is what it answered, if it did."""
+
+    def __init__(self, model: str, message: str, http_status: int | None = None, code: str = "upstream_error") -> None:
+        super().__init__(f"{model}: {message}")
+        self.model, self.http_status, self.code = model, http_status, code
+        self.retry_after: str | None = None
+
+
+class UpstreamRefused(UpstreamError):
+    """The endpoint says that the request itself is wrong; `body` is its own error object."""
+
+    def __init__(self, model: str, http_status: int, body: dict[str, Any]) -> None:
+        super().__init__(model, str(body.get("message", "request refused")), http_status, "upstream_refused")
+        self.body = body
+
+
+class UpstreamTimeout(UpstreamError):
+    """No answer within the model's `timeout_s`."""
+
+    def __init__(self, model: str, timeout_s: float) -> None:
+        super().__init__(model, f"no complete answer within {timeout_s:g} s", None, "upstream_timeout")

@@ -1,0 +1,235 @@
+"""What arrives after a decision: quality from `/reward`, outcomes of calls the caller made itself from `/outcome`.
+
+Finds the decision and says which case it is (new, duplicate, revision, unknown, expired, conflicting); an accepted item
+is durable before it is acknowledged. The bodies are pydantic models: this is the edge.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from bandit.types import Feedback, Outcome
+from serving.errors import Conflict, ExpiredDecision, InvalidFields, ServiceError, UnknownDecision
+from serving.learner import Learner
+from serving.records import Record, made_at_s
+
+__all__ = ["MAX_BATCH", "FeedbackDesk", "OutcomeItem", "RewardItem", "parse_outcome", "parse_rewards"]
+
+MAX_BATCH = 1_000
+_MAX_METRICS = 50
+Accepted = Literal["recorded", "revised", "duplicate"]
+DecisionId = Annotated[str, Field(min_length=1, max_length=64)]
+Seconds = Annotated[float, Field(ge=0, le=1e7, allow_inf_nan=False)]
+Tokens = Annotated[int, Field(ge=0, le=10**9)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class RewardItem(_Body):
+    """Feedback for one decision: a quality, metrics, or both."""
+
+    decision_id: DecisionId
+    quality: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    metrics: dict[Annotated[str, Field(min_length=1, max_length=64)], Annotated[float, Field(allow_inf_nan=False)]] = (
+        Field(default_factory=dict, max_length=_MAX_METRICS)
+    )
+    revise: bool = False
+
+    @model_validator(mode="after")
+    def _something(self) -> RewardItem:
+        if self.quality is None and not self.metrics:
+            raise ValueError("give quality, metrics, or both")
+        return self
+
+
+class OutcomeItem(_Body):
+    """The outcome of a call the caller made itself, after `/v1/route`."""
+
+    decision_id: DecisionId
+    status: Literal["ok", "error", "timeout", "cancelled"] = "ok"
+    latency_s: Seconds | None = None
+    time_to_first_token_s: Seconds | None = None
+    input_tokens: Tokens | None = None
+    output_tokens: Tokens | None = None
+    cost_usd: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] | None = None
+    http_status: Annotated[int, Field(ge=100, le=599)] | None = None
+    error: Annotated[str, Field(max_length=200)] | None = None
+
+
+_one_reward = TypeAdapter(RewardItem)
+_many_rewards = TypeAdapter(Annotated[list[RewardItem], Field(min_length=1, max_length=MAX_BATCH)])
+_outcome = TypeAdapter(OutcomeItem)
+
+
+def parse_rewards(body: Any) -> RewardItem | list[RewardItem]:
+    """One item or a list of up to 1,000; raises InvalidFields with every problem's path."""
+    items: RewardItem | list[RewardItem] = _validated(_many_rewards if isinstance(body, list) else _one_reward, body)
+    return items
+
+
+def parse_outcome(body: Any) -> OutcomeItem:
+    """One outcome; raises InvalidFields."""
+    item: OutcomeItem = _validated(_outcome, body)
+    return item
+
+
+class FeedbackDesk:
+    """Accepts feedback and outcomes for decisions of the last `horizon_s` seconds."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        quality_metrics: Mapping[str, Mapping[str, float]],
+        horizon_s: float,
+    ) -> None:
+        self._learner = learner
+        self._quality_metrics = quality_metrics
+        self._horizon_s = horizon_s
+        # Accepted but not yet durable: a duplicate must wait for the same write, and must find what it repeats.
+        self._unsettled: dict[str, tuple[Record, asyncio.Future[None]]] = {}
+
+    async def accept(self, item: RewardItem, now: float) -> Accepted:
+        """Record one item; durable on return. Raises UnknownDecision, ExpiredDecision, Conflict."""
+        status, durable = self._take(item, now)
+        if durable is not None:
+            await durable
+        return status
+
+    async def accept_batch(self, items: Sequence[RewardItem], now: float) -> list[Accepted | ServiceError]:
+        """Record many, each on its own; all durable on return. The result says of each what became of it."""
+        results: list[Accepted | ServiceError] = []
+        waiting: list[asyncio.Future[None]] = []
+        for item in items:
+            try:
+                status, durable = self._take(item, now)
+            except ServiceError as error:
+                results.append(error)
+                continue
+            results.append(status)
+            if durable is not None:
+                waiting.append(durable)
+        if waiting:
+            await asyncio.gather(*waiting)
+        return results
+
+    async def accept_outcome(self, item: OutcomeItem, now: float) -> Accepted:
+        """Record the outcome of a call the caller made; durable on return. Raises as `accept` does."""
+        record, _ = self._find(item.decision_id, now)
+        outcome = self._outcome(record, item, now)
+        if record.outcome is None:
+            await self._learner.record_outcome(record, outcome)
+            return "recorded"
+        if _same_outcome(record.outcome, outcome):
+            return "duplicate"
+        raise Conflict("an outcome was recorded for this decision before", {"status": record.outcome.status})
+
+    def _outcome(self, record: Record, item: OutcomeItem, now: float) -> Outcome:
+        cost_usd = item.cost_usd
+        pool = self._learner.pools.get(record.decision.pool)
+        if cost_usd is None and pool is not None:
+            cost_usd = _list_cost_usd(pool.arms, record.decision.chosen, item)
+        return Outcome(
+            decision_id=item.decision_id,
+            ts=now,
+            model=record.decision.chosen,
+            status=item.status,
+            latency_s=item.latency_s,
+            time_to_first_token_s=item.time_to_first_token_s,
+            input_tokens=item.input_tokens,
+            output_tokens=item.output_tokens,
+            cost_usd=cost_usd,
+            http_status=item.http_status,
+            error=item.error,
+        )
+
+    def _take(self, item: RewardItem, now: float) -> tuple[Accepted, asyncio.Future[None] | None]:
+        record, pending = self._find(item.decision_id, now)
+        known = record.feedback
+        merged, changed = self._merge(known, item)
+        if known is not None and not changed:
+            return "duplicate", pending
+        quality = item.quality if item.quality is not None else (known.quality if known else None)
+        if item.quality is None and (from_metrics := self._quality_of(record, merged)) is not None:
+            quality = from_metrics
+        old = known.quality if known is not None else None
+        feedback = Feedback(
+            decision_id=item.decision_id,
+            ts=now,
+            quality=quality,
+            metrics=merged,
+            revision=0 if known is None else known.revision + 1,
+            revises=old,
+        )
+        durable = self._learner.record_feedback(record, feedback)
+        self._unsettled[item.decision_id] = (record, durable)
+        durable.add_done_callback(lambda _: self._unsettled.pop(item.decision_id, None))
+        return ("revised" if old is not None else "recorded"), durable
+
+    def _find(self, decision_id: str, now: float) -> tuple[Record, asyncio.Future[None] | None]:
+        made_at = made_at_s(decision_id)
+        if made_at is None:
+            raise UnknownDecision(decision_id)
+        if now - made_at > self._horizon_s:
+            raise ExpiredDecision(decision_id, self._horizon_s)
+        if decision_id in self._unsettled:
+            return self._unsettled[decision_id]
+        record = self._learner.find(decision_id)
+        if record is None:
+            raise UnknownDecision(decision_id)
+        return record, None
+
+    def _merge(self, known: Feedback | None, item: RewardItem) -> tuple[dict[str, float], bool]:
+        """All metrics after `item`, and whether it says anything new; Conflict where it contradicts unasked."""
+        merged = dict(known.metrics) if known else {}
+        contradicted = {
+            name: merged[name] for name, value in item.metrics.items() if name in merged and merged[name] != value
+        }
+        new = any(name not in merged for name in item.metrics)
+        if item.quality is not None:
+            if known is None or known.quality is None:
+                new = True
+            elif known.quality != item.quality:
+                contradicted["quality"] = known.quality
+        if contradicted and not item.revise:
+            raise Conflict('other feedback was recorded before; send "revise": true to replace it', contradicted)
+        return merged | item.metrics, new or bool(contradicted)
+
+    def _quality_of(self, record: Record, metrics: Mapping[str, float]) -> float | None:
+        weights = self._quality_metrics.get(record.decision.pool)
+        if not weights or not all(name in metrics for name in weights):
+            return None
+        mean = math.fsum(weights[name] * metrics[name] for name in weights) / math.fsum(weights.values())
+        return min(1.0, max(0.0, mean))
+
+
+def _list_cost_usd(arms: Sequence[Any], model: str, item: OutcomeItem) -> float | None:
+    price = next(arm.price for arm in arms if arm.name == model)
+    if price is None or item.input_tokens is None or item.output_tokens is None:
+        return None
+    return float(price.cost_usd(item.input_tokens, item.output_tokens))
+
+
+def _same_outcome(known: Outcome, new: Outcome) -> bool:
+    names = ("model", "status", "latency_s", "time_to_first_token_s", "input_tokens", "output_tokens", "cost_usd")
+    return all(getattr(known, name) == getattr(new, name) for name in names)
+
+
+def _validated(adapter: TypeAdapter[Any], body: Any) -> Any:
+    try:
+        return adapter.validate_python(body)
+    except ValidationError as error:
+        raise InvalidFields([_problem(e) for e in error.errors(include_url=False, include_input=False)]) from None
+
+
+def _problem(error: Any) -> dict[str, str]:
+    path = ""
+    for part in error["loc"]:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
+    return {"param": path, "message": error["msg"]}

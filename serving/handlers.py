@@ -1,0 +1,286 @@
+"""The routes: each reads its request, calls one thing that does the work, and renders what comes back.
+
+A handler holds no state and makes no decision. Errors are not caught here but where they become responses
+(`http_errors`); the one exception is a stream that has begun, whose error can only be another event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from aiohttp import web
+
+from serving.admission import Admission, Principal
+from serving.errors import CallerGone, InvalidRequest, ServiceError, Unavailable, UnknownModel, UpstreamError
+from serving.feedback import FeedbackDesk, parse_outcome, parse_rewards
+from serving.http_errors import described
+from serving.learner import Learner
+from serving.metrics import Metrics
+from serving.routing import Routing
+from serving.settings import ServerSettings
+from serving.wire import Call, Kind, model_name, parse_body, parse_call, parse_json
+
+if TYPE_CHECKING:
+    from bandit.types import Decision, Outcome
+
+__all__ = ["Handlers"]
+
+_MAX_LABEL = 64
+_MAX_TAGS = 10
+
+
+class Handlers:
+    """All routes of the service, over the parts that `app` put together."""
+
+    def __init__(
+        self,
+        server: ServerSettings,
+        admission: Admission,
+        routing: Routing,
+        desk: FeedbackDesk,
+        *,
+        learner: Learner,
+        metrics: Metrics,
+    ) -> None:
+        self._server = server
+        self._admission, self._routing, self._desk = admission, routing, desk
+        self._learner, self._metrics = learner, metrics
+        self._started_at = int(time.time())
+        self.ready = False
+
+    def routes(self) -> list[web.RouteDef]:
+        """The table of routes."""
+        return [
+            web.post("/v1/chat/completions", self.chat),
+            web.post("/v1/completions", self.completions),
+            web.post("/v1/embeddings", self.embeddings),
+            web.get("/v1/models", self.models),
+            web.post("/v1/route", self.route),
+            web.post("/outcome", self.outcome),
+            web.post("/reward", self.reward),
+            web.get("/healthz", self.healthz),
+            web.get("/readyz", self.readyz),
+            web.get("/metrics", self.metrics),
+        ]
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        """`POST /v1/chat/completions`."""
+        return await self._infer(request, "chat/completions")
+
+    async def completions(self, request: web.Request) -> web.StreamResponse:
+        """`POST /v1/completions`."""
+        return await self._infer(request, "completions")
+
+    async def embeddings(self, request: web.Request) -> web.StreamResponse:
+        """`POST /v1/embeddings`."""
+        return await self._infer(request, "embeddings")
+
+    async def models(self, request: web.Request) -> web.Response:
+        """`GET /v1/models`: pools first, then the models themselves."""
+        self._admit(request)
+        pools = set(self._learner.pools)
+        names = list(dict.fromkeys(self._routing.names))
+        data = [
+            {
+                "id": name,
+                "object": "model",
+                "created": self._started_at,
+                "owned_by": "pointsman-pool" if name in pools else "pointsman",
+            }
+            for name in names
+        ]
+        return _json({"object": "list", "data": data})
+
+    async def route(self, request: web.Request) -> web.Response:
+        """`POST /v1/route`: a decision for a call that the caller makes itself."""
+        principal = self._admit(request)
+        body = parse_body(await self._read(request))
+        name = model_name(body)
+        if name not in self._learner.pools:
+            raise UnknownModel(name, list(self._learner.pools))
+        kind: Kind = "chat/completions" if "messages" in body else "completions" if "prompt" in body else "embeddings"
+        if kind == "embeddings" and "input" not in body:
+            body["input"] = ""
+        call = parse_call(kind, body, _category(request), self._server.max_messages)
+        decision = self._routing.decide(call, ts=time.time())
+        _, durable = self._learner.record_decision(decision, principal, _tags(request))
+        await durable
+        return _json(
+            {
+                "decision_id": decision.decision_id,
+                "model": decision.chosen,
+                "upstream_model": self._routing.upstream_model(decision.chosen),
+                "mode": decision.mode,
+                "propensity": decision.propensity,
+                "probabilities": dict(zip(decision.arms, decision.probabilities.tolist(), strict=True)),
+                "limits_met": not decision.infeasible,
+                "expires_at": decision.ts + self._server.feedback_horizon_s,
+            },
+            _decision_headers(decision),
+        )
+
+    async def outcome(self, request: web.Request) -> web.Response:
+        """`POST /outcome`: what became of a call that the caller made itself."""
+        self._admit(request)
+        item = parse_outcome(parse_json(await self._read(request)))
+        status = await self._desk.accept_outcome(item, time.time())
+        return _json({"decision_id": item.decision_id, "status": status})
+
+    async def reward(self, request: web.Request) -> web.Response:
+        """`POST /reward`: feedback for one decision, or a list of up to 1,000."""
+        self._admit(request)
+        items = parse_rewards(parse_json(await self._read(request)))
+        now = time.time()
+        if not isinstance(items, list):
+            try:
+                status = await self._desk.accept(items, now)
+            except ServiceError as error:
+                self._count_feedback(described(error)[1]["error"]["code"])
+                raise
+            self._count_feedback(status)
+            return _json({"decision_id": items.decision_id, "status": status})
+        results = []
+        for item, result in zip(items, await self._desk.accept_batch(items, now), strict=True):
+            entry: dict[str, Any] = {"decision_id": item.decision_id}
+            if isinstance(result, ServiceError):
+                http_status, body, _ = described(result)
+                entry |= {"status": "refused", "http_status": http_status, **body}
+            else:
+                entry["status"] = result
+            self._count_feedback(entry["status"])
+            results.append(entry)
+        refused = sum(entry["status"] == "refused" for entry in results)
+        return _json({"accepted": len(results) - refused, "refused": refused, "results": results})
+
+    async def healthz(self, request: web.Request) -> web.Response:
+        """`GET /healthz`: the process is alive."""
+        self._admit_operator(request)
+        return _json({"status": "ok"})
+
+    async def readyz(self, request: web.Request) -> web.Response:
+        """`GET /readyz`: calls are taken; 503 while starting, stopping, or without a working store."""
+        self._admit_operator(request)
+        if not self.ready or not self._learner.healthy:
+            raise Unavailable("starting, stopping, or the operational store has failed")
+        return _json({"status": "ready"})
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """`GET /metrics`: Prometheus's text format."""
+        self._admit_operator(request)
+        return web.Response(body=self._metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4"})
+
+    async def _infer(self, request: web.Request, kind: Kind) -> web.StreamResponse:
+        started = time.perf_counter()
+        principal = self._admit(request)
+        body = parse_body(await self._read(request))
+        call = parse_call(kind, body, _category(request), self._server.max_messages)
+        tags = _tags(request)
+        if call.stream:
+            return await self._stream(request, call, principal, tags)
+        answer = await self._routing.complete(call, principal, tags)
+        response = web.Response(body=orjson.dumps(answer.body), content_type="application/json")
+        overhead_s = time.perf_counter() - started - answer.upstream_s
+        self._metrics.overhead.observe(overhead_s)
+        response.headers.update(_decision_headers(answer.decision))
+        response.headers.update(_outcome_headers(answer.outcome, overhead_s))
+        return response
+
+    async def _stream(
+        self, request: web.Request, call: Call, principal: Principal, tags: dict[str, str]
+    ) -> web.StreamResponse:
+        response: web.StreamResponse | None = None
+        try:
+            async with self._routing.stream(call, principal, tags) as answer:
+                response = web.StreamResponse(
+                    headers={
+                        "Content-Type": "text/event-stream; charset=utf-8",
+                        "Cache-Control": "no-cache",
+                        "X-Accel-Buffering": "no",
+                        **_decision_headers(answer.decision),
+                    }
+                )
+                await response.prepare(request)
+                async for events in answer.events:
+                    await self._write(response, events)
+        except UpstreamError as error:
+            if response is None:
+                raise  # nothing was passed on yet: an ordinary error response
+            await self._write(response, b"data: " + orjson.dumps(described(error)[1]) + b"\n\n")
+        assert response is not None  # noqa: S101 - the block above has either raised or prepared it
+        await response.write_eof()
+        return response
+
+    async def _write(self, response: web.StreamResponse, data: bytes) -> None:
+        """Pass bytes on, as fast as the caller reads; one who stops reading is gone after `body_timeout_s`."""
+        try:
+            async with asyncio.timeout(self._server.body_timeout_s):
+                await response.write(data)
+        except (ConnectionResetError, TimeoutError):
+            raise CallerGone("the caller closed the connection or stopped reading") from None
+
+    async def _read(self, request: web.Request) -> bytes:
+        try:
+            async with asyncio.timeout(self._server.body_timeout_s):
+                return await request.read()
+        except TimeoutError:
+            seconds = self._server.body_timeout_s
+            raise InvalidRequest(f"the body did not arrive within {seconds:g} s", code="body_timeout") from None
+
+    def _admit(self, request: web.Request) -> Principal:
+        return self._admission.admit(request.headers.get("Authorization"))
+
+    def _admit_operator(self, request: web.Request) -> None:
+        if not (self._server.loopback or self._server.metrics_public):
+            self._admit(request)
+
+    def _count_feedback(self, status: str) -> None:
+        self._metrics.feedback.labels(status).inc()
+
+
+def _json(body: Any, headers: dict[str, str] | None = None) -> web.Response:
+    return web.Response(body=orjson.dumps(body), content_type="application/json", headers=headers)
+
+
+def _decision_headers(decision: Decision) -> dict[str, str]:
+    headers = {
+        "x-pointsman-decision-id": decision.decision_id,
+        "x-pointsman-model": decision.chosen,
+        "x-pointsman-mode": decision.mode,
+    }
+    if decision.infeasible:
+        headers["x-pointsman-limits"] = "least-violation"
+    return headers
+
+
+def _outcome_headers(outcome: Outcome, overhead_s: float) -> dict[str, str]:
+    headers = {"x-pointsman-attempts": str(outcome.attempt + 1), "x-pointsman-overhead-ms": f"{overhead_s * 1000:.2f}"}
+    if outcome.cost_usd is not None:
+        headers["x-pointsman-cost-usd"] = f"{outcome.cost_usd:.9f}"
+    return headers
+
+
+def _category(request: web.Request) -> str | None:
+    value = request.headers.get("x-pointsman-category")
+    if value is not None and (not value or len(value) > _MAX_LABEL or not value.isprintable()):
+        raise InvalidRequest(
+            f"must be 1 to {_MAX_LABEL} printable characters", "x-pointsman-category", "invalid_header"
+        )
+    return value
+
+
+def _tags(request: web.Request) -> dict[str, str]:
+    """`x-pointsman-tags: team=search,experiment=b` as a dictionary."""
+    value = request.headers.get("x-pointsman-tags")
+    if not value:
+        return {}
+    pairs = [pair.partition("=") for pair in value.split(",")]
+    tags = {name.strip(): content.strip() for name, _, content in pairs}
+    well_formed = all(separator and name.strip() and content.strip() for name, separator, content in pairs)
+    short = all(len(name) <= _MAX_LABEL and len(content) <= _MAX_LABEL for name, content in tags.items())
+    if not well_formed or not short or len(pairs) > _MAX_TAGS or len(tags) < len(pairs):
+        message = f"must be up to {_MAX_TAGS} distinct name=value pairs of at most {_MAX_LABEL} characters a side"
+        raise InvalidRequest(message, "x-pointsman-tags", "invalid_header")
+    return tags

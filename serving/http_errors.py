@@ -1,0 +1,118 @@
+"""The one place where errors become HTTP: status, OpenAI's error body, headers.
+
+{"error": {"message", "type", "param", "code"}}, and "problems" where several fields are wrong at once
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from serving.errors import (
+    Conflict,
+    ExpiredDecision,
+    InvalidFields,
+    InvalidRequest,
+    NothingFeasible,
+    Overloaded,
+    ServiceError,
+    Unauthorized,
+    Unavailable,
+    UnknownDecision,
+    UnknownModel,
+    UpstreamError,
+    UpstreamRefused,
+    UpstreamTimeout,
+)
+from serving.metrics import Metrics
+from serving.store import StoreError, StoreFull
+
+__all__ = ["described", "error_middleware"]
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_log = logging.getLogger("pointsman.http")
+
+# Most specific first: the first class that fits counts. (status, type, code; None: the error's own code)
+_STATUSES: tuple[tuple[type[Exception], int, str, str | None], ...] = (
+    (InvalidFields, 422, "invalid_request_error", None),
+    (InvalidRequest, 400, "invalid_request_error", None),
+    (Unauthorized, 401, "authentication_error", "invalid_api_key"),
+    (UnknownModel, 404, "invalid_request_error", "model_not_found"),
+    (UnknownDecision, 404, "invalid_request_error", "decision_not_found"),
+    (ExpiredDecision, 410, "invalid_request_error", "decision_expired"),
+    (Conflict, 409, "invalid_request_error", "conflicting_record"),
+    (NothingFeasible, 503, "service_unavailable_error", "no_feasible_model"),
+    (Overloaded, 503, "service_unavailable_error", "overloaded"),
+    (StoreFull, 503, "service_unavailable_error", "overloaded"),
+    (Unavailable, 503, "service_unavailable_error", "unavailable"),
+    (StoreError, 503, "service_unavailable_error", "store_unavailable"),
+    (UpstreamTimeout, 504, "upstream_error", None),
+    (UpstreamError, 502, "upstream_error", None),
+)
+
+
+def described(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
+    """(status, body, headers) of an error this service raises on purpose; raises TypeError for any other."""
+    if isinstance(error, UpstreamRefused):
+        own = {"type": "invalid_request_error", "param": None, **error.body, "code": error.code}
+        return error.http_status or 400, {"error": {**own, "message": str(own.get("message", error))}}, {}
+    found = next((entry for entry in _STATUSES if isinstance(error, entry[0])), None)
+    if found is None:
+        raise TypeError(f"not an error of this service: {type(error).__name__}")
+    _, status, type_, code = found
+    if isinstance(error, UpstreamError) and error.http_status == 429:
+        status, code = 429, "upstream_rate_limited"
+    body = {
+        "message": str(error),
+        "type": type_,
+        "param": getattr(error, "param", None),
+        "code": code or getattr(error, "code", "error"),
+    }
+    if isinstance(error, InvalidFields):
+        body["problems"] = error.problems
+    if isinstance(error, Conflict):
+        body["recorded"] = error.recorded
+    headers = {}
+    if status in (429, 503):
+        headers["Retry-After"] = getattr(error, "retry_after", None) or "1"
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return status, {"error": body}, headers
+
+
+def error_middleware(metrics: Metrics, max_body_bytes: int) -> Any:
+    """The middleware through which every error of every route becomes a response."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except (ServiceError, StoreError) as error:
+            status, body, headers = described(error)
+        except web.HTTPRequestEntityTooLarge:
+            status, body, headers = _plain(413, f"the body is larger than {max_body_bytes:,} bytes", "body_too_large")
+        except web.HTTPException as error:
+            if error.status < 400:
+                raise
+            status, body, headers = _plain(error.status, error.reason, f"http_{error.status}")
+            if "Allow" in error.headers:
+                headers = {"Allow": error.headers["Allow"]}
+        except ConnectionResetError:
+            raise  # the caller went away; there is nobody to answer
+        except Exception:  # noqa: BLE001 - a task's boundary: logged and counted, its text never shown
+            _log.exception("unexpected error in %s %s", request.method, request.path)
+            metrics.unexpected.inc()
+            status, body, headers = _plain(500, "unexpected error; the service's log says more", "internal_error")
+        metrics.rejected.labels(body["error"]["code"]).inc()
+        return web.Response(status=status, body=orjson.dumps(body), content_type="application/json", headers=headers)
+
+    return middleware
+
+
+def _plain(status: int, message: str, code: str) -> tuple[int, dict[str, Any], dict[str, str]]:
+    type_ = "invalid_request_error" if status < 500 else "server_error"
+    return status, {"error": {"message": message, "type": type_, "param": None, "code": code}}, {}

@@ -1,0 +1,254 @@
+"""The learned state of all pools, and the only code that changes it: every change is an event, applied as it is logged.
+
+Events are applied in the order in which the store numbers them, so the state after a restart is the fold of the log:
+the last snapshot and the events behind it. Knows nothing of HTTP or upstreams.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Mapping
+
+import numpy as np
+import orjson
+
+from bandit.errors import NoFeasibleArm, SnapshotMismatch
+from bandit.pool import Change, Pool
+from bandit.scorer import reward
+from bandit.snapshot import dumps, loads
+from bandit.types import Decision, Feedback, Outcome, Prompt
+from serving.admission import Principal
+from serving.errors import NothingFeasible, Unavailable
+from serving.metrics import Metrics
+from serving.records import (
+    Record,
+    decision_event,
+    feedback_event,
+    filter_event,
+    new_decision_id,
+    outcome_event,
+    record_from,
+)
+from serving.store import Event, Store
+
+__all__ = ["Learner"]
+
+_log = logging.getLogger("pointsman.learner")
+_REPLAY_BATCH = 5_000
+
+
+class Learner:
+    """Decides, records and learns for every pool. All methods belong to the event loop's thread."""
+
+    def __init__(
+        self,
+        pools: Mapping[str, Pool],
+        generators: Mapping[str, np.random.Generator],
+        store: Store,
+        metrics: Metrics,
+        *,
+        cache_decisions: int,
+        snapshot_every_events: int,
+    ) -> None:
+        self.pools = dict(pools)
+        self._generators = dict(generators)
+        self._store = store
+        self._metrics = metrics
+        self._cache_decisions = cache_decisions
+        self._snapshot_every = snapshot_every_events
+        self._snapshot_at = 0
+        self._recent: OrderedDict[str, Record] = OrderedDict()
+        for pool in self.pools.values():
+            metrics.filter_states(pool)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether what is recorded can be kept."""
+        return self._store.healthy
+
+    @property
+    def snapshot_position(self) -> int:
+        """The log position up to which a snapshot holds what was learned; events behind it must be kept."""
+        return self._snapshot_at
+
+    def decide(self, pool: str, prompt: Prompt, ts: float) -> Decision:
+        """A decision of a pool at unix time `ts`. Nothing is recorded yet."""
+        try:
+            return self.pools[pool].decide(prompt, self._generators[pool], decision_id=new_decision_id(ts), ts=ts)
+        except NoFeasibleArm as error:
+            raise NothingFeasible(str(error)) from None
+
+    def record_decision(
+        self, decision: Decision, principal: Principal, tags: Mapping[str, str]
+    ) -> tuple[Record, asyncio.Future[None]]:
+        """Log a decision and count it; the future resolves once it is durable."""
+        durable = self._append(decision_event(decision, principal, tags))
+        record = Record(decision)
+        self._remember(record)
+        pool = self._learning_pool(decision)
+        if pool is not None:
+            pool.advance()
+        self._snapshot_if_due()
+        return record, durable
+
+    def record_outcome(self, record: Record, outcome: Outcome) -> asyncio.Future[None]:
+        """Log an attempt's outcome and learn from it; the future resolves once it is durable."""
+        durable = self._append(outcome_event(outcome))
+        self._learn_outcome(record, outcome)
+        return durable
+
+    def note_outcome(self, record: Record, outcome: Outcome) -> None:
+        """As `record_outcome`, where nobody waits: it is durable before whatever comes later."""
+        self._check_healthy()
+        self._store.append_nowait([outcome_event(outcome)])
+        self._learn_outcome(record, outcome)
+
+    def record_feedback(self, record: Record, feedback: Feedback) -> asyncio.Future[None]:
+        """Log feedback and learn it; the future resolves once it is durable."""
+        durable = self._append(feedback_event(feedback, self._reward(record, feedback)))
+        changes = self._apply_feedback(record, feedback)
+        record.feedback = feedback
+        self._log_changes(record, changes)
+        self._snapshot_if_due()
+        return durable
+
+    def find(self, decision_id: str) -> Record | None:
+        """What is known of a decision, from memory or the store."""
+        record = self._recent.get(decision_id)
+        if record is None:
+            record = record_from(self._store.find(decision_id))
+            if record is not None:
+                self._remember(record)
+        return record
+
+    def snapshot(self) -> asyncio.Future[None]:
+        """Store all learned state as of now."""
+        self._snapshot_at = self._store.position
+        payload = dumps({"pools": {name: pool.state() for name, pool in self.pools.items()}})
+        return self._store.save_snapshot(payload)
+
+    def recover(self) -> int:
+        """Rebuild the learned state from the last snapshot and the events behind it; returns how many those were."""
+        position = self._load_snapshot()
+        start = position
+        while events := self._store.read(position, _REPLAY_BATCH):
+            for event in events:
+                self._replay(event)
+            position = events[-1].seq
+        for pool in self.pools.values():
+            self._metrics.filter_states(pool)
+        return position - start
+
+    def _load_snapshot(self) -> int:
+        found = self._store.latest_snapshot()
+        if found is None:
+            return 0
+        seq, payload = found
+        try:
+            saved = loads(payload)["pools"]
+        except SnapshotMismatch as error:
+            _log.warning("the snapshot cannot be read, replaying the log instead: %s", error)
+            return 0
+        for name, pool in self.pools.items():
+            if name in saved:
+                try:
+                    pool.load(saved[name])
+                except SnapshotMismatch as error:
+                    _log.warning("pool %s starts without what it had learned: %s", name, error)
+        self._snapshot_at = seq
+        return seq
+
+    def _replay(self, event: Event) -> None:
+        if event.kind == "decision":
+            decision = Decision.from_row(orjson.loads(event.payload))
+            self._remember(Record(decision))
+            pool = self.pools.get(decision.pool)
+            if pool is not None and decision.mode == "bandit":
+                pool.advance()
+        elif event.kind == "outcome":
+            outcome = Outcome(**orjson.loads(event.payload))
+            record = self._recall(event)
+            if record is not None:
+                record.outcome = outcome
+                self._apply_outcome(record, outcome, replay=True)
+        elif event.kind == "feedback":
+            row = orjson.loads(event.payload)
+            row.pop("reward", None)
+            feedback = Feedback(**row)
+            record = self._recall(event)
+            if record is not None:
+                self._apply_feedback(record, feedback, replay=True)
+                record.feedback = feedback
+        elif event.kind == "filter_event":
+            row = orjson.loads(event.payload)
+            pool = self.pools.get(row["pool"])
+            if pool is not None and row["reason"] == "drift":
+                pool.apply_reset(row["model"], row["constraint_name"], row["evidence"])
+
+    def _recall(self, event: Event) -> Record | None:
+        """The record as it was just before `event`."""
+        record = self._recent.get(event.decision_id)
+        if record is None:
+            record = record_from([e for e in self._store.find(event.decision_id) if e.seq < event.seq])
+            if record is not None:
+                self._remember(record)
+        return record
+
+    def _apply_outcome(self, record: Record, outcome: Outcome, *, replay: bool = False) -> list[Change]:
+        pool = self._learning_pool(record.decision)
+        return [] if pool is None else pool.apply_outcome(record.decision, outcome, replay=replay)
+
+    def _apply_feedback(self, record: Record, feedback: Feedback, *, replay: bool = False) -> list[Change]:
+        pool = self._learning_pool(record.decision)
+        if pool is None or record.failed:  # there was no answer to grade; the failure itself has taught its lesson
+            return []
+        return pool.apply_feedback(record.decision, feedback, model=record.served_by, replay=replay)
+
+    def _learn_outcome(self, record: Record, outcome: Outcome) -> None:
+        record.outcome = outcome
+        self._metrics.attempt(record.decision.pool, record.decision.mode, outcome)
+        self._log_changes(record, self._apply_outcome(record, outcome))
+        self._snapshot_if_due()
+
+    def _learning_pool(self, decision: Decision) -> Pool | None:
+        return self.pools.get(decision.pool) if decision.mode == "bandit" else None
+
+    def _reward(self, record: Record, feedback: Feedback) -> float | None:
+        pool = self.pools.get(record.decision.pool)
+        if pool is None or record.outcome is None:
+            return None
+        return reward(pool.objective, feedback.quality, record.outcome.cost_usd, record.outcome.latency_s)
+
+    def _log_changes(self, record: Record, changes: list[Change]) -> None:
+        if changes:
+            pool = self.pools[record.decision.pool]
+            self._metrics.filter_states(pool)
+            events = [filter_event(pool.name, pool.names, change) for change in changes]
+            for event in events:
+                _log.info("standing changed: %s", event.payload.decode())
+            self._store.append_nowait(events)
+
+    def _append(self, event: Event) -> asyncio.Future[None]:
+        self._check_healthy()
+        return self._store.append([event])
+
+    def _check_healthy(self) -> None:
+        if not self._store.healthy:
+            raise Unavailable("the operational store has failed; the service takes no calls until it is restarted")
+
+    def _snapshot_if_due(self) -> None:
+        if self._store.position - self._snapshot_at >= self._snapshot_every:
+            self.snapshot().add_done_callback(_log_failure)
+
+    def _remember(self, record: Record) -> None:
+        recent = self._recent
+        recent[record.decision.decision_id] = record
+        if len(recent) > self._cache_decisions:
+            recent.popitem(last=False)
+
+
+def _log_failure(future: asyncio.Future[None]) -> None:
+    if not future.cancelled() and future.exception() is not None:
+        _log.error("snapshot not stored: %s", future.exception())

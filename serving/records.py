@@ -1,0 +1,123 @@
+"""Decisions as the service keeps them: the decision, what is known of its outcome and feedback, and their JSON.
+
+The only place that turns the library's values into log payloads and back. Does not learn, store or answer.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import orjson
+
+from bandit.pool import Change, DriftReset
+from bandit.types import Decision, Feedback, Outcome
+from serving.admission import Principal
+from serving.store import Event
+
+__all__ = [
+    "Record",
+    "decision_event",
+    "feedback_event",
+    "filter_event",
+    "made_at_s",
+    "new_decision_id",
+    "outcome_event",
+    "record_from",
+]
+
+_PREFIX = "pm-"
+
+
+@dataclass(slots=True)
+class Record:
+    """What is known of one decision: its last outcome, and the feedback in force."""
+
+    decision: Decision
+    outcome: Outcome | None = None
+    feedback: Feedback | None = None
+
+    @property
+    def served_by(self) -> str:
+        """The model whose answer feedback speaks of."""
+        return self.decision.chosen if self.outcome is None else self.outcome.model
+
+    @property
+    def failed(self) -> bool:
+        """Whether there is no answer that feedback could speak of."""
+        return self.outcome is not None and self.outcome.status != "ok"
+
+
+def new_decision_id(ts: float) -> str:
+    """`pm-` and 32 hex digits: 48 bits of time in milliseconds, then 80 random bits (the layout of a ULID).
+
+    Ids sort by time, which keeps the store's index small, and they cannot be guessed.
+    """
+    return f"{_PREFIX}{int(ts * 1000):012x}{secrets.token_hex(10)}"
+
+
+def made_at_s(decision_id: str) -> float | None:
+    """When an id of ours was made, in unix seconds; None for one that is not of our form."""
+    digits = decision_id.removeprefix(_PREFIX)
+    if len(digits) != 32 or len(decision_id) != 35:
+        return None
+    try:
+        int(digits, 16)
+    except ValueError:
+        return None
+    return int(digits[:12], 16) / 1000
+
+
+def decision_event(decision: Decision, principal: Principal, tags: Mapping[str, str]) -> Event:
+    """The event of a decision."""
+    row = decision.to_row()
+    row["user"], row["team"], row["tier"], row["tags"] = principal.user, principal.team, principal.tier, tags
+    payload = orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Event("decision", decision.decision_id, decision.ts, payload)
+
+
+def outcome_event(outcome: Outcome) -> Event:
+    """The event of an attempt's outcome."""
+    return Event("outcome", outcome.decision_id, outcome.ts, orjson.dumps(asdict(outcome)))
+
+
+def feedback_event(feedback: Feedback, reward: float | None) -> Event:
+    """The event of feedback; `reward` is the scorer's value with it, where everything it needs is known."""
+    return Event("feedback", feedback.decision_id, feedback.ts, orjson.dumps(asdict(feedback) | {"reward": reward}))
+
+
+def filter_event(pool: str, names: Sequence[str], change: Change) -> Event:
+    """The event of an arm's change of standing: a filter's transition, or a head reset after drift."""
+    row: dict[str, Any] = {"ts": time.time(), "pool": pool, "model": names[change.arm]}
+    if isinstance(change, DriftReset):
+        row |= {"constraint_name": change.head, "reason": "drift", "evidence": change.change}
+    else:
+        row |= {
+            "constraint_name": change.limit,
+            "from_state": change.from_state,
+            "to_state": change.to_state,
+            "reason": change.reason,
+            "calls": change.calls,
+            "rate": change.rate,
+            "limit_rate": change.limit_rate,
+            "evidence": change.evidence,
+        }
+    return Event("filter_event", "", row["ts"], orjson.dumps(row))
+
+
+def record_from(events: Sequence[Event]) -> Record | None:
+    """The record of one decision from its events in order; None without a decision among them."""
+    record: Record | None = None
+    for event in events:
+        row = orjson.loads(event.payload)
+        if event.kind == "decision":
+            record = Record(Decision.from_row(row))
+        elif record is not None and event.kind == "outcome":
+            record.outcome = Outcome(**row)
+        elif record is not None and event.kind == "feedback":
+            row.pop("reward", None)
+            record.feedback = Feedback(**row)
+    return record

@@ -1,0 +1,209 @@
+"""The way of one inference call: decide, send, score, log.
+
+The decision is written while the upstream call is in flight and is durable before anything of the answer is released.
+Every decision gets an outcome, whatever happens: an answer, an error, a timeout, or a caller who went away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from bandit.types import Context, Decision, Outcome, Status
+from serving.admission import Principal
+from serving.errors import CallerGone, UnknownModel, UpstreamError, UpstreamTimeout
+from serving.learner import Learner
+from serving.records import Record, new_decision_id
+from serving.upstream import Endpoint, Upstreams
+from serving.wire import Call, EventReader, StreamRewriter, Usage, upstream_body, usage_of
+
+__all__ = ["Answer", "AnswerStream", "Routing"]
+
+_MAX_EVENT_BYTES = 1 << 20
+_NO_FEATURES = np.zeros(0, dtype=np.float32)
+
+
+@dataclass(slots=True)
+class Answer:
+    """A complete answer: the upstream's body with our id and model in it, and what the headers say."""
+
+    decision: Decision
+    outcome: Outcome
+    body: dict[str, Any]
+    upstream_s: float
+
+
+@dataclass(slots=True)
+class AnswerStream:
+    """A streamed answer: events to pass on as they come. It must be iterated inside `Routing.stream`."""
+
+    decision: Decision
+    events: AsyncIterator[bytes]
+
+
+class Routing:
+    """Routes calls to models. `now` is unix time in seconds, `clock` a monotonic one."""
+
+    def __init__(self, learner: Learner, upstreams: Upstreams) -> None:
+        self._learner, self._upstreams = learner, upstreams
+
+    def decide(self, call: Call, *, ts: float) -> Decision:
+        """Which model a call goes to: a pool's choice, or the one model it names."""
+        if call.model in self._learner.pools:
+            return self._learner.decide(call.model, call.prompt, ts)
+        if call.model in self._upstreams:
+            return _pinned(call.model, call.prompt.input_tokens, call.prompt.category, ts)
+        raise UnknownModel(call.model, self.names)
+
+    @property
+    def names(self) -> list[str]:
+        """What callers may put in the field `model`: pools first, then models."""
+        return [*self._learner.pools, *self._upstreams]
+
+    def upstream_model(self, model: str) -> str:
+        """What a model's own endpoint calls it."""
+        return self._upstreams[model].upstream_model
+
+    async def complete(self, call: Call, principal: Principal, tags: Mapping[str, str]) -> Answer:
+        """A call that is answered in one piece."""
+        decision = self.decide(call, ts=time.time())
+        endpoint = self._upstreams[decision.chosen]
+        body = upstream_body(call, endpoint.upstream_model)
+        record, durable = self._learner.record_decision(decision, principal, tags)
+        attempt = _Attempt(self._learner, record, endpoint, stream=False)
+        async with attempt:
+            answer = await endpoint.send(call.kind, body)
+            attempt.usage = usage_of(answer)
+        upstream_s = time.perf_counter() - attempt.started
+        await durable
+        if call.kind != "embeddings":
+            answer["id"] = decision.decision_id
+        answer["model"] = decision.chosen
+        assert record.outcome is not None  # noqa: S101 - the attempt has ended
+        return Answer(decision, record.outcome, answer, upstream_s)
+
+    @contextlib.asynccontextmanager
+    async def stream(self, call: Call, principal: Principal, tags: Mapping[str, str]) -> AsyncIterator[AnswerStream]:
+        """A call that is answered event by event, from the first on; entered once the upstream has begun to answer."""
+        decision = self.decide(call, ts=time.time())
+        endpoint = self._upstreams[decision.chosen]
+        body = upstream_body(call, endpoint.upstream_model)
+        record, durable = self._learner.record_decision(decision, principal, tags)
+        attempt = _Attempt(self._learner, record, endpoint, stream=True)
+        async with attempt, endpoint.stream(call.kind, body) as chunks:
+            await durable
+            rewriter = StreamRewriter(decision.decision_id, decision.chosen, show_usage=call.wants_usage)
+            attempt.rewriter = rewriter
+            yield AnswerStream(decision, self._events(attempt, chunks, rewriter))
+
+    async def _events(
+        self, attempt: _Attempt, chunks: AsyncIterator[bytes], rewriter: StreamRewriter
+    ) -> AsyncIterator[bytes]:
+        reader = EventReader(_MAX_EVENT_BYTES)
+        async for chunk in chunks:
+            attempt.first_byte()
+            try:
+                passed = [event for data in reader.feed(chunk) if (event := rewriter.rewrite(data)) is not None]
+            except ValueError as error:
+                name = attempt.endpoint.name
+                raise UpstreamError(name, f"malformed stream: {error}", 200, "upstream_malformed") from None
+            if passed:
+                yield b"".join(passed)
+            if rewriter.done:
+                return
+        if not rewriter.done:
+            raise UpstreamError(attempt.endpoint.name, "the stream ended early", 200, "upstream_disconnected")
+
+
+class _Attempt:
+    """One attempt from start to outcome: whichever way its block is left, exactly one outcome is recorded."""
+
+    def __init__(self, learner: Learner, record: Record, endpoint: Endpoint, *, stream: bool) -> None:
+        self.endpoint = endpoint
+        self.usage = Usage(None, None)
+        self.rewriter: StreamRewriter | None = None
+        self.started = 0.0
+        self._learner, self._record, self._stream = learner, record, stream
+        self._first_byte_s: float | None = None
+
+    def first_byte(self) -> None:
+        """Note the time of the answer's first byte."""
+        if self._first_byte_s is None:
+            self._first_byte_s = time.perf_counter() - self.started
+
+    async def __aenter__(self) -> Self:
+        self.started = time.perf_counter()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            self._record_outcome("ok", 200, None)
+        elif isinstance(error, UpstreamTimeout):
+            self._record_outcome("timeout", None, error.code)
+        elif isinstance(error, UpstreamError):
+            self._record_outcome("error", error.http_status, error.code)
+        elif isinstance(error, (asyncio.CancelledError, CallerGone)):
+            self._record_outcome("cancelled", None, "caller_went_away")
+        else:
+            self._record_outcome("error", None, type(error).__name__)
+
+    def _record_outcome(self, status: Status, http_status: int | None, error: str | None) -> None:
+        usage, estimated = self._usage(status)
+        self._learner.note_outcome(
+            self._record,
+            Outcome(
+                decision_id=self._record.decision.decision_id,
+                ts=time.time(),
+                model=self.endpoint.name,
+                status=status,
+                latency_s=time.perf_counter() - self.started,
+                time_to_first_token_s=self._first_byte_s,
+                input_tokens=usage.input_tokens,
+                output_tokens=usage.output_tokens,
+                cost_usd=self.endpoint.cost_usd(usage.input_tokens, usage.output_tokens),
+                http_status=http_status,
+                error=error,
+                stream=self._stream,
+                tokens_estimated=estimated,
+            ),
+        )
+
+    def _usage(self, status: Status) -> tuple[Usage, bool]:
+        """The tokens of the answer, or of the part that came, and whether they are an estimate."""
+        if self.rewriter is None:
+            return self.usage, False
+        usage = self.rewriter.usage
+        if usage.output_tokens is not None:
+            return usage, False
+        if status == "ok" or not self.rewriter.pieces:
+            return usage, False
+        # An answer that broke off: what came of it, at about one token an event, has been paid for.
+        return Usage(self._record.decision.context.input_tokens, self.rewriter.pieces), True
+
+
+def _pinned(model: str, input_tokens: int, category: str | None, ts: float) -> Decision:
+    one = np.ones(1)
+    unknown = np.full(1, np.nan)
+    return Decision(
+        decision_id=new_decision_id(ts),
+        ts=ts,
+        pool=model,
+        mode="pinned",
+        step=0,
+        context=Context(_NO_FEATURES, "none", input_tokens, category),
+        policy_version="pinned",
+        arms=(model,),
+        feasible=np.ones(1, dtype=np.bool_),
+        probabilities=one,
+        chosen=model,
+        propensity=1.0,
+        predicted_quality=unknown,
+        predicted_cost_usd=unknown,
+        predicted_latency_s=unknown,
+    )

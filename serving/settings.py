@@ -1,0 +1,294 @@
+"""The configuration as values: every section, its ranges, its defaults, and how they become the library's values.
+
+Settings are read once, checked once and never change. Nothing here opens a store, resolves a host or keeps a secret
+in readable form. The README's reference is made from the descriptions below.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+
+from bandit.types import Arm, Price
+from serving.config_file import ConfigError, Document, Problem, dotted, read_document
+from serving.config_problems import validation_problems
+from serving.config_rules import broken_rules, doubts, is_loopback
+from serving.config_values import (
+    AccessKey,
+    Count,
+    Flag,
+    Label,
+    Name,
+    Number,
+    OrDefaults,
+    Secret,
+    Section,
+    reject,
+)
+from serving.pool_settings import PoolSettings
+
+__all__ = ["AuthSettings", "ConfigError", "ModelSettings", "PoolSettings", "Problem", "Settings", "load_settings"]
+
+
+def load_settings(path: Path, env: Mapping[str, str], server: Mapping[str, Any] | None = None) -> Settings:
+    """The settings in the YAML file at `path`; `${VAR}` is read from `env`.
+
+    `server` replaces values of the file's server section, as the command line does. Raises ConfigError with every
+    problem there is.
+    """
+    try:
+        document = read_document(path, env)
+        section = document.data.get("server") or {}
+        if server and isinstance(section, dict):
+            document.data["server"] = section | dict(server)
+            document.lines.update({("server", name): 0 for name in server})  # they stand on no line of the file
+        return _settings(document)
+    except ConfigError as error:
+        raise ConfigError(error.problems, str(path)) from None
+
+
+def _settings(document: Document) -> Settings:
+    problems = list(document.problems)
+    settings = None
+    try:
+        settings = Settings.model_validate(document.data)
+    except ValidationError as error:
+        problems += validation_problems(error, document, Settings)
+    wrong = {problem.path for problem in problems}
+    for loc, message, hint in broken_rules(document.data):
+        if dotted(loc) not in wrong:  # else the value itself must change first
+            problems.append(Problem(dotted(loc), message, hint, document.line(loc)))
+    if settings is None or problems:
+        raise ConfigError(tuple(sorted(problems, key=lambda problem: problem.line or 0)))
+    return settings
+
+
+# --- the service
+
+
+def _folder(value: Any) -> Path:
+    if isinstance(value, Path):
+        return value
+    if not isinstance(value, str) or not value or not value.isprintable():
+        reject("must be the path of a folder")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        reject("names a home folder that is not known")
+
+
+class ServerSettings(Section):
+    """Where the service listens and what it accepts."""
+
+    host: Name = Field(default="127.0.0.1", description="Address to listen on.")
+    port: Count = Field(default=8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    data_dir: Annotated[Path, BeforeValidator(_folder)] = Field(
+        default=Path("pointsman-data"), description="Folder of both stores; made if it is not there."
+    )
+    max_body_bytes: Count = Field(
+        default=10 * 2**20, ge=1024, le=2**30, description="Largest request body, in bytes; a larger one gets 413."
+    )
+    body_timeout_s: Number = Field(
+        default=30.0, gt=0, le=3600, description="Seconds a caller may take to send a body, or to read on in a stream."
+    )
+    max_response_bytes: Count = Field(
+        default=64 * 2**20, ge=1024, le=2**31, description="Largest answer taken from an endpoint, in bytes."
+    )
+    max_messages: Count = Field(
+        default=2_000, ge=1, le=1_000_000, description="Most messages one chat request may have."
+    )
+    shutdown_grace_s: Number = Field(
+        default=10.0, ge=0, le=3600, description="Seconds that calls under way get to finish when the service stops."
+    )
+    feedback_horizon_s: Number = Field(
+        default=7 * 86_400.0,
+        ge=1,
+        le=366 * 86_400,
+        description="Seconds after a decision in which feedback for it is accepted; later feedback gets 410.",
+    )
+    metrics_public: Flag = Field(
+        default=False,
+        description="Whether /metrics, /healthz and /readyz need no key; on a loopback address they never do.",
+    )
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach the service."""
+        return is_loopback(self.host)
+
+
+class KeySettings(Section):
+    """One caller."""
+
+    key: AccessKey = Field(description="The key the caller sends, at least 8 characters.")
+    user: Label = Field(description="Whom the calls are logged under.")
+    team: Label | None = Field(default=None, description="The user's team, for logs and limits.")
+    tier: Label | None = Field(default=None, description="The user's tier, for logs and limits.")
+
+
+class AuthSettings(Section):
+    """Who may call. Without this section the service is open, and then only on a loopback address."""
+
+    admin_key: AccessKey | None = Field(default=None, description="Key of /admin; without one /admin is closed.")
+    keys: tuple[KeySettings, ...] = Field(min_length=1, max_length=10_000, description="The callers.")
+
+
+class StoreSettings(Section):
+    """The operational store: decisions, feedback and snapshots."""
+
+    synchronous: Literal["full", "normal"] = Field(
+        default="full", description="full survives a power cut; normal is faster and survives only a killed process."
+    )
+    queue_limit: Count = Field(
+        default=10_000, ge=1, le=10_000_000, description="Most events waiting to be written; beyond it calls get 503."
+    )
+    snapshot_every_events: Count = Field(
+        default=20_000, ge=1, le=1_000_000_000, description="Events between two snapshots of what was learned."
+    )
+    cache_decisions: Count = Field(
+        default=5_000, ge=0, le=10_000_000, description="Recent decisions kept in memory for the feedback to come."
+    )
+
+
+class LogSettings(Section):
+    """The analytical log."""
+
+    flush_interval_s: Number = Field(
+        default=2.0, ge=0.05, le=3600, description="Seconds between two batches written to the analytical log."
+    )
+    batch_rows: Count = Field(
+        default=50_000, ge=1, le=10_000_000, description="Most rows written to the analytical log in one batch."
+    )
+
+
+# --- models
+
+
+class PriceSettings(Section):
+    """List price of one model."""
+
+    input_per_million: Number = Field(ge=0, le=1e6, description="USD per million input tokens.")
+    output_per_million: Number = Field(ge=0, le=1e6, description="USD per million output tokens.")
+
+
+def _base_url(value: str) -> str:
+    """`value` without its trailing slash; rejected, unseen, where it is no URL that calls can be appended to."""
+    try:
+        url = urlsplit(value)
+        usable = url.scheme in ("http", "https") and bool(url.hostname) and (url.port is None or url.port > 0)
+    except ValueError:
+        usable = False
+    if not usable or any(c.isspace() or not c.isprintable() for c in value):
+        reject("must be an http or https URL", "for example https://api.example.com/v1")
+    if url.username is not None or url.password is not None:
+        reject("must hold no credentials", "put the key in api_key")
+    if "?" in value or "#" in value:
+        reject("must have no query or fragment", "put what the upstream needs in headers")
+    if url.path.rstrip("/").endswith(("/completions", "/embeddings")):
+        reject("must be the base that paths are appended to", "leave out /chat/completions, /completions, /embeddings")
+    return value.rstrip("/")
+
+
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_OWN_HEADERS = ("connection", "content-length", "content-type", "host", "te", "transfer-encoding", "upgrade")
+
+
+def _header_name(name: str) -> str:
+    if not _HEADER.fullmatch(name):
+        reject("is not a header's name")
+    if name.lower() in _OWN_HEADERS:
+        reject("is set by the service", "remove it")
+    return name
+
+
+def _header_value(value: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"[\x21-\x7e]([\x20-\x7e\t]*[\x21-\x7e])?", value.get_secret_value()):
+        reject("must be printable ASCII without spaces around it", "does the variable end in a line break?")
+    return value
+
+
+HeaderName = Annotated[str, AfterValidator(_header_name)]
+HeaderValue = Annotated[SecretStr, Field(max_length=4096), AfterValidator(_header_value)]
+
+
+class ModelSettings(Section):
+    """Something that can serve a call."""
+
+    name: Name = Field(description="What pools and callers call it.")
+    endpoint: Annotated[str, AfterValidator(_base_url)] = Field(
+        description="Base URL of its OpenAI-compatible API, with any path prefix."
+    )
+    upstream_model: Label = Field(
+        default="", validate_default=True, description="What its endpoint calls it; by default its name."
+    )
+    api_key: Secret | None = Field(default=None, description="Key sent to the endpoint as a bearer token.")
+    price: PriceSettings | None = Field(
+        default=None, description="List price; without one the cost is unknown, never zero."
+    )
+    timeout_s: Number = Field(default=60.0, gt=0, le=3600, description="Seconds after which an attempt has failed.")
+    max_connections: Count = Field(
+        default=100, ge=1, le=10_000, description="Most connections open to the endpoint for this model."
+    )
+    headers: dict[HeaderName, HeaderValue] = Field(
+        default_factory=dict, max_length=50, description="Headers added to each call; their values are never shown."
+    )
+
+    @field_validator("upstream_model", mode="before")
+    @classmethod
+    def _name_unless_given(cls, value: Any, info: ValidationInfo) -> Any:
+        return info.data.get("name", "-") if value in ("", None) else value
+
+    @field_validator("headers")
+    @classmethod
+    def _each_once(cls, headers: dict[str, SecretStr], info: ValidationInfo) -> dict[str, SecretStr]:
+        seen: set[str] = set()
+        for name in headers:
+            if name.lower() in seen:
+                reject("is given twice; headers ignore case", "remove one", (name,))
+            if name.lower() == "authorization" and info.data.get("api_key") is not None:
+                reject("is also made from api_key", "remove one of the two", (name,))
+            seen.add(name.lower())
+        return headers
+
+    def to_arm(self) -> Arm:
+        """The model as the library's arm."""
+        return Arm(self.name, None if self.price is None else Price(**self.price.model_dump()))
+
+
+class Settings(Section):
+    """The whole configuration. Made by `load_settings` or `parse`: only they check section against section."""
+
+    server: Annotated[ServerSettings, OrDefaults] = Field(
+        default_factory=ServerSettings, description="Where the service listens and what it accepts."
+    )
+    auth: AuthSettings | None = Field(
+        default=None, description="Who may call; without it anyone may, on a loopback address only."
+    )
+    store: Annotated[StoreSettings, OrDefaults] = Field(
+        default_factory=StoreSettings, description="The operational store."
+    )
+    log: Annotated[LogSettings, OrDefaults] = Field(default_factory=LogSettings, description="The analytical log.")
+    models: tuple[ModelSettings, ...] = Field(min_length=1, max_length=1000, description="The models.")
+    pools: tuple[PoolSettings, ...] = Field(min_length=1, max_length=1000, description="The pools.")
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any]) -> Settings:
+        """Settings from plain values, as a file would give them; `${VAR}` is not read. Raises ConfigError."""
+        return _settings(Document(data=dict(data)))
+
+    def model(self, name: str) -> ModelSettings:
+        """The model called `name`; raises KeyError if there is none."""
+        for model in self.models:
+            if model.name == name:
+                return model
+        raise KeyError(name)
+
+    @property
+    def warnings(self) -> tuple[Problem, ...]:
+        """What is allowed but probably not meant."""
+        return tuple(doubts(self))

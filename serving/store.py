@@ -1,0 +1,128 @@
+"""The operational store's contract: one ordered, durable log of events, plus snapshots of what was learned from it.
+
+Everything learned is a fold over the events in `seq` order. This file knows neither what a payload says nor how
+it is kept: `serving.sqlite_store` implements the contract, and `tests/contract` checks every implementation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+__all__ = ["Event", "Kind", "Store", "StoreClosed", "StoreError", "StoreFailed", "StoreFull", "StoreUnusable"]
+
+Kind = Literal["decision", "outcome", "feedback", "filter_event", "benchmark_result"]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One entry of the log.
+
+    `payload` is a JSON object, made once by its author and never parsed by a store; `decision_id` is "" where
+    there is none; `ts` is in unix seconds; `seq` is 0 until the store assigned one.
+    """
+
+    kind: Kind
+    decision_id: str
+    ts: float
+    payload: bytes
+    seq: int = 0
+
+
+class Store(Protocol):
+    """An ordered log. All methods belong to the event loop's thread, except `read`, which any thread may call."""
+
+    def append(self, events: Sequence[Event]) -> asyncio.Future[None]:
+        """Assign the next seqs, in call order and without gaps; the future resolves once they are durable.
+
+        Raises StoreFull (nothing is taken: all events of a call are, or none), StoreFailed, StoreClosed. If the
+        write fails, the future and those of all later events fail with StoreFailed: the log never has a gap.
+        """
+
+    def append_nowait(self, events: Sequence[Event]) -> None:
+        """As `append`, for events nobody waits for: they may linger a little, to share a later event's commit.
+
+        An `append` that follows is durable only together with them, so waiting for it waits for these too.
+        """
+
+    @property
+    def position(self) -> int:
+        """The last seq assigned; 0 for an empty log. Never falls, not even when everything was pruned."""
+
+    @property
+    def pending(self) -> int:
+        """How many events have a seq but are not durable yet."""
+
+    @property
+    def healthy(self) -> bool:
+        """False once a write failed or the store was closed. A store that failed has to be opened anew."""
+
+    def find(self, decision_id: str) -> list[Event]:
+        """The committed events of one decision in seq order; fast enough to be called on the event loop."""
+
+    def read(self, after_seq: int, limit: int) -> list[Event]:
+        """Up to `limit` committed events with seq > `after_seq`, in seq order. Blocks; any thread may call it."""
+
+    def save_snapshot(self, payload: bytes) -> asyncio.Future[None]:
+        """Keep `payload` as the state after all events appended so far, durable as they are; the last 2 are kept."""
+
+    def latest_snapshot(self) -> tuple[int, bytes] | None:
+        """(seq, payload) of the newest committed snapshot."""
+
+    async def prune(self, before_ts: float, up_to_seq: int, limit: int) -> int:
+        """Of the `limit` oldest events, delete those older than `before_ts` with seq ≤ `up_to_seq`; say how many.
+
+        One bounded transaction: call it again while it returns `limit`.
+        """
+
+    async def flush(self) -> None:
+        """Return once everything appended so far is durable."""
+
+    async def close(self) -> None:
+        """Flush and release the file. Later appends raise StoreClosed; a second close does nothing."""
+
+
+class StoreError(Exception):
+    """Base of what a store raises on purpose.
+
+    StoreError
+    ├── StoreFull       more events are waiting to be written than the limit allows
+    ├── StoreClosed     the store was closed
+    ├── StoreFailed     a read or write failed; after a failed write no more are tried
+    └── StoreUnusable   the file cannot be opened as a store
+    """
+
+
+class StoreFull(StoreError):
+    """More events are waiting to be written than `limit`: the disk is slower than the traffic."""
+
+    def __init__(self, pending: int, limit: int) -> None:
+        super().__init__(
+            f"{pending} events wait to be written and the limit is {limit}: the disk is slower than the traffic"
+        )
+        self.pending, self.limit = pending, limit
+
+
+class StoreClosed(StoreError):
+    """The store was closed."""
+
+    def __init__(self) -> None:
+        super().__init__("the store was closed")
+
+
+class StoreFailed(StoreError):
+    """Reading or writing failed; `cause` is the first failure."""
+
+    def __init__(self, where: str, cause: BaseException) -> None:
+        super().__init__(f"{where} failed: {cause}; put that right and start the service again")
+        self.where, self.cause = where, cause
+
+
+class StoreUnusable(StoreError):
+    """`where` cannot be opened as a store, for `reason`."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(f"cannot use {where} as the operational store: {reason}")
+        self.where, self.reason = where, reason

@@ -1,0 +1,151 @@
+"""The HTTP client side: sends one attempt to one model's endpoint and says what came, or how it failed.
+
+One attempt, no retries and no choice of model. Never follows redirects, never decompresses, and reads no more than a
+stated size. Knows nothing of pools or decisions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+import orjson
+from multidict import CIMultiDict
+from yarl import URL
+
+from serving.errors import UpstreamError, UpstreamRefused, UpstreamTimeout
+from serving.settings import ModelSettings
+
+__all__ = ["Endpoint", "Upstreams"]
+
+_CALLERS_FAULT = (400, 404, 409, 413, 415, 422)
+_ERROR_BYTES = 65_536  # as much of an error's body as is read
+
+
+class Endpoint:
+    """One model's endpoint, with its own bounded connections."""
+
+    def __init__(self, model: ModelSettings, max_response_bytes: int) -> None:
+        self.name = model.name
+        self.upstream_model = model.upstream_model
+        self.timeout_s = model.timeout_s
+        self.arm = model.to_arm()
+        self._max_response_bytes = max_response_bytes
+        self._urls = {
+            kind: URL(f"{model.endpoint}/{kind}") for kind in ("chat/completions", "completions", "embeddings")
+        }
+        self._headers = CIMultiDict({"Content-Type": "application/json", "Accept-Encoding": "identity"})
+        for name, value in model.headers.items():
+            self._headers[name] = value.get_secret_value()
+        if model.api_key is not None:
+            self._headers["Authorization"] = f"Bearer {model.api_key.get_secret_value()}"
+        connector = aiohttp.TCPConnector(limit=model.max_connections, keepalive_timeout=30, ttl_dns_cache=60)
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(total=model.timeout_s),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            skip_auto_headers=("User-Agent",),
+        )
+
+    def cost_usd(self, input_tokens: int | None, output_tokens: int | None) -> float | None:
+        """What those tokens cost; None where the price or a count is unknown."""
+        if self.arm.price is None or input_tokens is None or output_tokens is None:
+            return None
+        return self.arm.price.cost_usd(input_tokens, output_tokens)
+
+    async def send(self, kind: str, body: bytes) -> dict[str, Any]:
+        """The endpoint's JSON answer; raises UpstreamError and its kinds."""
+        async with self._open(kind, body) as response:
+            raw = await self._read(response, self._max_response_bytes)
+        try:
+            answer = orjson.loads(raw)
+        except orjson.JSONDecodeError:
+            raise UpstreamError(self.name, "the answer is not valid JSON", 200, "upstream_malformed") from None
+        if not isinstance(answer, dict):
+            raise UpstreamError(self.name, "the answer is not a JSON object", 200, "upstream_malformed")
+        return answer
+
+    @asynccontextmanager
+    async def stream(self, kind: str, body: bytes) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The endpoint's streamed answer as chunks of bytes as they come; raises UpstreamError and its kinds."""
+        async with self._open(kind, body) as response:
+            if response.content_type != "text/event-stream":
+                raise UpstreamError(self.name, "the answer is not an event stream", 200, "upstream_malformed")
+            yield response.content.iter_any()
+
+    async def close(self) -> None:
+        """Close its connections."""
+        await self._session.close()
+
+    @asynccontextmanager
+    async def _open(self, kind: str, body: bytes) -> AsyncIterator[aiohttp.ClientResponse]:
+        try:
+            async with self._session.post(
+                self._urls[kind], data=body, headers=self._headers, allow_redirects=False
+            ) as response:
+                if response.status != 200:
+                    await self._refuse(response)
+                yield response
+        except TimeoutError:
+            raise UpstreamTimeout(self.name, self.timeout_s) from None
+        except aiohttp.ClientPayloadError:
+            raise UpstreamError(self.name, "the answer broke off", None, "upstream_disconnected") from None
+        except aiohttp.ClientError as error:
+            # The error's text may hold addresses but neither headers nor bodies.
+            raise UpstreamError(self.name, f"no connection: {error}", None, "upstream_unreachable") from None
+
+    async def _refuse(self, response: aiohttp.ClientResponse) -> None:
+        raw = await response.content.read(_ERROR_BYTES)
+        try:
+            body = orjson.loads(raw)
+            own = body["error"] if isinstance(body.get("error"), dict) else {"message": str(body.get("error", ""))}
+        except (orjson.JSONDecodeError, AttributeError, KeyError):
+            own = {"message": f"status {response.status}"}
+        if response.status in _CALLERS_FAULT:
+            raise UpstreamRefused(self.name, response.status, own)
+        # What an endpoint says about *our* key or its own trouble is for the operator, not for the caller.
+        error = UpstreamError(self.name, f"the endpoint answered {response.status}", response.status)
+        error.retry_after = response.headers.get("Retry-After") if response.status in (429, 503) else None
+        raise error
+
+    async def _read(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
+        if response.content_length is not None and response.content_length <= limit:
+            return await response.read()
+        chunks, size = [], 0
+        async for chunk in response.content.iter_any():
+            size += len(chunk)
+            if size > limit:
+                raise UpstreamError(self.name, f"the answer is larger than {limit:,} bytes", 200, "upstream_malformed")
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+
+class Upstreams:
+    """The endpoints of all models, by name."""
+
+    def __init__(self, models: Sequence[ModelSettings], max_response_bytes: int) -> None:
+        self._models, self._max_response_bytes = tuple(models), max_response_bytes
+        self._endpoints: dict[str, Endpoint] = {}
+
+    async def __aenter__(self) -> Self:
+        self._endpoints = {model.name: Endpoint(model, self._max_response_bytes) for model in self._models}
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.gather(*(endpoint.close() for endpoint in self._endpoints.values()))
+
+    def __getitem__(self, name: str) -> Endpoint:
+        return self._endpoints[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._endpoints
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._endpoints)

@@ -1,0 +1,260 @@
+"""OpenAI's wire format: request bodies in, response bodies and server-sent events out.
+
+Reads and checks only what routing needs; every other field passes through untouched. Knows nothing of pools, arms or
+decisions beyond the id and the model's name that it writes into answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import orjson
+
+from bandit.types import Prompt
+from serving.errors import InvalidRequest
+
+__all__ = [
+    "Call",
+    "EventReader",
+    "Kind",
+    "StreamRewriter",
+    "Usage",
+    "model_name",
+    "parse_body",
+    "parse_call",
+    "parse_json",
+    "upstream_body",
+    "usage_of",
+]
+
+Kind = Literal["chat/completions", "completions", "embeddings"]
+MAX_NAME = 256
+_CHARACTERS_PER_TOKEN = 4  # the common rule of thumb for English; only until the upstream's own count comes
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One inference request: what it asks for, and what the features may see of it."""
+
+    kind: Kind
+    model: str
+    body: dict[str, Any]
+    stream: bool
+    wants_usage: bool
+    prompt: Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one answer; None: the upstream did not say."""
+
+    input_tokens: int | None
+    output_tokens: int | None
+
+
+def parse_json(raw: bytes) -> Any:
+    """The JSON value in `raw`, or InvalidRequest."""
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}", code="invalid_json") from None
+
+
+def parse_body(raw: bytes) -> dict[str, Any]:
+    """The JSON object in `raw`, or InvalidRequest."""
+    body = parse_json(raw)
+    if not isinstance(body, dict):
+        raise InvalidRequest("the body must be a JSON object", code="invalid_json")
+    return body
+
+
+def parse_call(kind: Kind, body: dict[str, Any], category: str | None, max_messages: int) -> Call:
+    """The request in `body`, checked as far as routing reads it."""
+    stream = _boolean(body, "stream")
+    options = body.get("stream_options")
+    if options is not None and not isinstance(options, dict):
+        raise InvalidRequest("must be an object", "stream_options")
+    if kind == "chat/completions":
+        prompt = _chat_prompt(body, category, max_messages)
+    else:
+        if stream and kind == "embeddings":
+            raise InvalidRequest("embeddings cannot be streamed", "stream")
+        prompt = _text_prompt(body, "prompt" if kind == "completions" else "input", category, max_messages)
+    wants_usage = bool(options and options.get("include_usage"))
+    return Call(kind, model_name(body), body, stream, wants_usage, prompt)
+
+
+def model_name(body: Mapping[str, Any]) -> str:
+    """The field `model`, checked."""
+    name = body.get("model")
+    if not isinstance(name, str) or not name or len(name) > MAX_NAME:
+        raise InvalidRequest(f"must be the name of a pool or model, 1 to {MAX_NAME} characters", "model")
+    return name
+
+
+def upstream_body(call: Call, upstream_model: str) -> bytes:
+    """The body to send: the caller's own, with the model's name, and usage asked for where it is streamed."""
+    body = {**call.body, "model": upstream_model}
+    if call.stream and not call.wants_usage:
+        body["stream_options"] = {**(call.body.get("stream_options") or {}), "include_usage": True}
+    try:
+        return orjson.dumps(body)
+    except orjson.JSONEncodeError as error:  # a lone surrogate, for one
+        raise InvalidRequest(f"the body cannot be passed on as JSON: {error}", code="invalid_json") from None
+
+
+def usage_of(body: Mapping[str, Any]) -> Usage:
+    """Tokens from an answer's `usage`; anything that is not a count is taken as not said."""
+    usage = body.get("usage")
+    if not isinstance(usage, dict):
+        return Usage(None, None)
+    output = usage.get("completion_tokens", 0 if "prompt_tokens" in usage else None)
+    return Usage(_count(usage.get("prompt_tokens")), _count(output))
+
+
+class EventReader:
+    """Cuts a byte stream into the data of server-sent events (WHATWG HTML, section 9.2), comments left out."""
+
+    def __init__(self, max_event_bytes: int) -> None:
+        self._buffer = bytearray()
+        self._data: list[bytes] = []
+        self._size = 0
+        self._max = max_event_bytes
+
+    def feed(self, chunk: bytes) -> Iterator[bytes]:
+        """The data of each event that `chunk` completes; ValueError when one grows past the limit."""
+        self._buffer += chunk
+        start = 0
+        while (end := self._buffer.find(b"\n", start)) >= 0:
+            line = bytes(self._buffer[start:end]).rstrip(b"\r")
+            start = end + 1
+            if not line:
+                if self._data:
+                    data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
+                    self._data, self._size = [], 0
+                    yield data
+            elif line.startswith(b"data:"):
+                self._data.append(line[5:].removeprefix(b" "))
+                self._size += len(line)
+        del self._buffer[:start]
+        if len(self._buffer) + self._size > self._max:
+            raise ValueError(f"an event is larger than {self._max:,} bytes")
+
+
+class StreamRewriter:
+    """Rewrites a streamed answer's events: our id and model in each, usage kept and shown only to who asked for it."""
+
+    def __init__(self, decision_id: str, model: str, *, show_usage: bool) -> None:
+        self._id, self._model, self._show_usage = decision_id, model, show_usage
+        self.usage = Usage(None, None)
+        self.pieces = 0  # events that carried content; about one token each, the estimate when usage never comes
+        self.done = False
+
+    def rewrite(self, data: bytes) -> bytes | None:
+        """The event to pass on, or None for one to leave out; ValueError when it is not what the protocol says."""
+        if data == b"[DONE]":
+            self.done = True
+            return b"data: [DONE]\n\n"
+        event = orjson.loads(data)
+        if not isinstance(event, dict):
+            raise ValueError("a stream event is not a JSON object")  # noqa: TRY004 - one kind for all that is malformed
+        if "error" in event:
+            raise ValueError("the upstream reported an error in its stream")
+        choices = event.get("choices")
+        if event.get("usage") is not None:
+            self.usage = usage_of(event)
+            if not choices and not self._show_usage:
+                return None
+        if not self._show_usage:
+            event.pop("usage", None)
+        if choices:
+            self.pieces += 1
+        event["id"], event["model"] = self._id, self._model
+        return b"data: " + orjson.dumps(event) + b"\n\n"
+
+
+def _chat_prompt(body: Mapping[str, Any], category: str | None, max_messages: int) -> Prompt:
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise InvalidRequest("must be a non-empty list of messages", "messages")
+    if len(messages) > max_messages:
+        raise InvalidRequest(
+            f"at most {max_messages:,} messages, not {len(messages):,}", "messages", "too_many_messages"
+        )
+    characters, turns, last, system = 0, 0, "", False
+    for i, message in enumerate(messages):
+        if not isinstance(message, dict):
+            raise InvalidRequest("must be an object", f"messages[{i}]")
+        role = message.get("role")
+        if not isinstance(role, str) or not role:
+            raise InvalidRequest("must be a string", f"messages[{i}].role")
+        text = _content_text(message.get("content"), f"messages[{i}].content")
+        characters += len(text)
+        if role == "user":
+            turns += 1
+            last = text
+        elif role in ("system", "developer"):
+            system = True
+    tools = body.get("tools")
+    if tools is not None and not isinstance(tools, list):
+        raise InvalidRequest("must be a list", "tools")
+    response_format = body.get("response_format")
+    if response_format is not None and not isinstance(response_format, dict):
+        raise InvalidRequest("must be an object", "response_format")
+    return Prompt(
+        text=last,
+        input_tokens=characters // _CHARACTERS_PER_TOKEN,
+        turns=turns,
+        has_system=system,
+        tools=len(tools or ()),
+        json_mode=bool(response_format and str(response_format.get("type", "")).startswith("json")),
+        category=category,
+    )
+
+
+def _content_text(content: Any, param: str) -> str:
+    if isinstance(content, str):
+        return content
+    if content is None:
+        return ""
+    if not isinstance(content, list):
+        raise InvalidRequest("must be a string or a list of parts", param)
+    texts = []
+    for i, part in enumerate(content):
+        if not isinstance(part, dict):
+            raise InvalidRequest("must be an object", f"{param}[{i}]")
+        text = part.get("text")
+        if isinstance(text, str):
+            texts.append(text)
+    return "\n".join(texts)
+
+
+def _text_prompt(body: Mapping[str, Any], field: str, category: str | None, max_items: int) -> Prompt:
+    value = body.get(field)
+    items = value if isinstance(value, list) else [value]
+    if not items or not all(isinstance(item, (str, int, list)) and not isinstance(item, bool) for item in items):
+        raise InvalidRequest("must be a string, a list of strings, or tokens", field)
+    tokens_given = isinstance(value, list) and isinstance(items[0], int)
+    if not tokens_given and len(items) > max_items:
+        raise InvalidRequest(f"at most {max_items:,} items", field)
+    texts = [item for item in items if isinstance(item, str)]
+    tokens = sum(len(item) if isinstance(item, list) else 1 for item in items if not isinstance(item, str))
+    return Prompt(
+        text=texts[-1] if texts else "",
+        input_tokens=tokens + sum(map(len, texts)) // _CHARACTERS_PER_TOKEN,
+        turns=1 if tokens_given else len(items),
+        category=category,
+    )
+
+
+def _boolean(body: Mapping[str, Any], name: str) -> bool:
+    value = body.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise InvalidRequest("must be true or false", name)
+    return bool(value)
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 10**9 else None
