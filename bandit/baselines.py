@@ -109,7 +109,7 @@ class UCB1(_ContextFree):
 
     def probabilities(self, utilities: Utilities, compliance: FloatArray, step: int) -> FloatArray:
         """See `Policy.probabilities`."""
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", over="ignore"):
             bonus = np.sqrt(2.0 * log(max(2, step)) / utilities.count)
         return one_hot(_greedy(utilities.mean + bonus, compliance), compliance.shape[0])
 

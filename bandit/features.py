@@ -6,10 +6,11 @@ what leaves this module cannot be turned back into a prompt.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import blake2b
-from math import log1p
+from math import log1p, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +24,10 @@ MAX_DIMENSION = 32
 _TEXT_COMPONENTS = 16
 _FACTS = 7
 _HASHED_CATEGORIES = 8
-_BUCKETS = 1024
+_BUCKETS = 512
 _LARGEST_FEATURE = 100.0  # in a caller's own vector: one of 1e30 would wipe out all that was learned
 _TEXT_LIMIT = 4096  # characters read from each prompt's text: half from its start, half from its end
-_CODE_MARKS = ("```", "def ", "class ", "function ", "import ", "#include", "SELECT ", "};", "</")
+_CODE = re.compile(r"```|\b(?:def|class|function|import|SELECT) |#include|\};|</")
 
 
 class Features:
@@ -35,7 +36,7 @@ class Features:
     `x` has shape (dimension,), float32, in this order:
 
     - 1 intercept, always 1;
-    - up to 16 text components: counts of hashed character trigrams in 1,024 buckets, damped by a square root,
+    - up to 16 text components: counts of hashed character trigrams in 512 buckets, damped by a square root,
       normalised to length 1 and put through a fixed Gaussian random projection (Johnson & Lindenstrauss, 1984;
       feature hashing: Weinberger et al., 2009). Angles between prompts survive, meanings do not;
     - 7 facts: input tokens, turns, system prompt, tools, code, JSON mode, share of non-ASCII bytes;
@@ -76,7 +77,7 @@ class Features:
             log1p(prompt.turns) / 3.0,
             prompt.has_system,
             log1p(prompt.tools) / 3.0,
-            any(mark in text for mark in _CODE_MARKS),
+            _CODE.search(text) is not None,
             prompt.json_mode,
             np.count_nonzero(raw > 127) / raw.size if raw.size else 0.0,
         )
@@ -98,12 +99,15 @@ class Features:
         return array.astype(np.float32)
 
     def _text(self, raw: NDArray[np.uint8]) -> NDArray[np.float32]:
-        wide = raw.astype(np.uint32)
-        # Multiplicative hashing of three bytes (Knuth, TAOCP 6.4); the top bits are the well mixed ones.
-        mixed = (wide[:-2] * np.uint32(0x9E3779B1)) ^ (wide[1:-1] * np.uint32(0x85EBCA77))
-        mixed = (mixed ^ (wide[2:] * np.uint32(0xC2B2AE3D))) * np.uint32(0x27D4EB2F)
-        counts = np.sqrt(np.bincount(mixed >> np.uint32(22), minlength=_BUCKETS).astype(np.float32))
-        projected: NDArray[np.float32] = (counts @ self._projection) / np.float32(np.sqrt(raw.size - 2))
+        wide = raw.astype(np.uint16)
+        # Multiplicative hashing of three bytes (Knuth, TAOCP 6.4) modulo 2¹⁶; the top bits are the well mixed ones.
+        mixed = wide[:-2] * np.uint16(0x9E37)
+        mixed ^= wide[1:-1] * np.uint16(0x85EB)
+        mixed ^= wide[2:] * np.uint16(0xC2B3)
+        mixed *= np.uint16(0x27D5)
+        counts = np.sqrt(np.bincount(mixed >> np.uint16(7), minlength=_BUCKETS), dtype=np.float32)
+        counts *= np.float32(1.0 / sqrt(raw.size - 2))
+        projected: NDArray[np.float32] = counts @ self._projection
         return projected
 
     def _column(self, category: str) -> int | None:

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.special import betainc, betaincc, betaln
 
 from bandit.errors import InvalidInput, SnapshotMismatch
-from bandit.types import FloatArray
+from bandit.types import BoolArray, FloatArray
 
 __all__ = ["FilterSettings", "Filters", "RateTest", "State", "Transition"]
 
@@ -178,10 +178,6 @@ class _ArmState:
     broken: int = -1  # index of the limit that filtered it
     probe_share: float = 0.0
     failures: int = 0  # times filtered, for the back-off of the first probe share
-    compliance: float = 1.0  # product of the tests' beliefs
-
-    def believe(self) -> None:
-        self.compliance = prod(test.compliance for test in self.tests)
 
 
 @dataclass(slots=True)
@@ -201,6 +197,10 @@ class Filters:
     limits: tuple[tuple[str, float], ...]
     settings: FilterSettings = field(default_factory=FilterSettings)
     _arms: list[_ArmState] = field(init=False)
+    _compliance: FloatArray = field(init=False)  # these four say of each arm what a decision needs to know
+    _refuge: BoolArray = field(init=False)
+    _capped: BoolArray = field(init=False)
+    _probes: FloatArray = field(init=False)
 
     def __post_init__(self) -> None:
         self._arms = [
@@ -212,8 +212,12 @@ class Filters:
             )
             for _ in range(self.n_arms)
         ]
-        for arm in self._arms:
-            arm.believe()
+        self._compliance = np.ones(self.n_arms)
+        self._refuge = np.zeros(self.n_arms, dtype=np.bool_)
+        self._capped = np.zeros(self.n_arms, dtype=np.bool_)
+        self._probes = np.zeros(self.n_arms)
+        for arm in range(self.n_arms):
+            self._note(arm)
 
     @property
     def states(self) -> tuple[State, ...]:
@@ -226,15 +230,18 @@ class Filters:
 
     def compliance(self) -> FloatArray:
         """Belief that each arm keeps all limits, shape (n_arms,): 0 for a filtered arm, else in (0, 1]."""
-        return np.array([0.0 if arm.state == "filtered" else arm.compliance for arm in self._arms])
+        return self._compliance.copy()
 
     def observe(self, arm: int, limit: int, bad: float) -> list[Transition]:
         """Add one call's indicator for one limit; returns the changes of state it proves."""
+        self._arms[arm].tests[limit].add(bad)
+        transitions = self._prove(arm, limit, worse=bad > self.limits[limit][1])
+        self._note(arm)
+        return transitions
+
+    def _prove(self, arm: int, limit: int, *, worse: bool) -> list[Transition]:
         entry = self._arms[arm]
         test = entry.tests[limit]
-        test.add(bad)
-        entry.believe()
-        worse = bad > test.limit_rate
         if entry.state == "filtered":
             return self._observe_probe(arm, entry, limit, test, worse=worse)
         if worse:
@@ -258,27 +265,24 @@ class Filters:
         if entry.state == "admitted":
             transitions = [self._move(arm, limit, "unknown", reason, 0.0)]
         entry.tests[limit].restart()
-        entry.believe()
         entry.certified[limit] = False
+        self._note(arm)
         return transitions
 
     def shape(self, p: FloatArray) -> FloatArray:
         """Apply caps and probe shares to a policy's probabilities (zero for filtered arms); sums to 1 again."""
         if not self.limits:
             return p
-        states = self.states
-        # A certificate that recent calls speak against protects nobody: such an arm is no refuge for the others' share.
-        refuge = np.array([a.state == "admitted" and a.compliance >= 0.5 for a in self._arms])
-        capped = np.array([state in ("unknown", "probing") for state in states])
-        if refuge.any() and capped.any():
-            p = np.where(capped, np.minimum(p, self.settings.unknown_share), p)
+        refuge = self._refuge
+        if refuge.any() and self._capped.any():
+            p = np.where(self._capped, np.minimum(p, self.settings.unknown_share), p)
             kept, excess = p[refuge].sum(), max(0.0, 1.0 - p.sum())
             p[refuge] += excess * (p[refuge] / kept if kept > 0 else 1.0 / refuge.sum())
-        probes = np.array([a.probe_share if a.state == "filtered" else 0.0 for a in self._arms])
-        if not probes.any():
+        total = self._probes.sum()
+        if total == 0.0:
             return p
-        probes *= min(1.0, 0.25 / probes.sum())  # all probes together take at most a quarter
-        return np.asarray(p * (1.0 - probes.sum()) + probes)
+        scale = min(1.0, 0.25 / total)  # all probes together take at most a quarter
+        return np.asarray(p * (1.0 - total * scale) + self._probes * scale)
 
     def state(self) -> dict[str, Any]:
         """Everything as plain data; `load` is its inverse."""
@@ -303,13 +307,23 @@ class Filters:
             raise SnapshotMismatch("the filters' state has another number of arms")
         if [list(limit) for limit in self.limits] != state["limits"]:
             return
-        for entry, saved in zip(self._arms, state["arms"], strict=True):
+        for arm, (entry, saved) in enumerate(zip(self._arms, state["arms"], strict=True)):
             for test, numbers in zip(entry.tests, saved["tests"], strict=True):
                 test.load(numbers)
             entry.state, entry.certified = saved["state"], list(saved["certified"])
             entry.broken, entry.probe_share = saved["broken"], saved["probe_share"]
             entry.failures = saved["failures"]
-            entry.believe()
+            self._note(arm)
+
+    def _note(self, arm: int) -> None:
+        entry = self._arms[arm]
+        compliance = prod(test.compliance for test in entry.tests)
+        filtered = entry.state == "filtered"
+        self._compliance[arm] = 0.0 if filtered else compliance
+        # A certificate that recent calls speak against protects nobody: such an arm is no refuge for others' share.
+        self._refuge[arm] = entry.state == "admitted" and compliance >= 0.5
+        self._capped[arm] = entry.state in ("unknown", "probing")
+        self._probes[arm] = entry.probe_share if filtered else 0.0
 
     def _observe_probe(
         self, arm: int, entry: _ArmState, limit: int, test: RateTest, *, worse: bool
@@ -333,7 +347,6 @@ class Filters:
         entry.probe_share = self.settings.probe_share / 2 ** min(entry.failures, 4)
         entry.failures += 1
         entry.tests[limit].restart()
-        entry.believe()
         return [transition]
 
     def _move(self, arm: int, limit: int, to_state: State, reason: str, log_e: float) -> Transition:

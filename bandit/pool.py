@@ -23,7 +23,7 @@ from bandit.pacing import Pacer
 from bandit.policy import Policy, one_hot
 from bandit.posterior import HEADS, LATENCY, QUALITY, TOKENS, HeadPrior, Heads
 from bandit.quantiles import RecentQuantile
-from bandit.scorer import PriceTable, Utilities, expected_utilities
+from bandit.scorer import Scorer, Utilities
 from bandit.thompson import Thompson
 from bandit.types import (
     Arm,
@@ -110,7 +110,7 @@ class Pool:
         self.drift = DriftDetectors(len(HEADS), len(arms), _DRIFT_SPANS)
         self.latency = [RecentQuantile(0.95, _LATENCY_WINDOW) for _ in arms]
         self.time_to_first_token = [RecentQuantile(0.95, _LATENCY_WINDOW) for _ in arms]
-        self._prices = PriceTable.of([arm.price for arm in arms])
+        self._scorer = Scorer(self.objective, [arm.price for arm in arms])
 
     def set_prices(self, prices: Mapping[str, Price | None]) -> None:
         """Change some prices (name → Price, or None for unknown); they count from the next decision on."""
@@ -118,7 +118,7 @@ class Pool:
             if name not in self._index:
                 raise UnknownArm(name, self.names)
         self.arms = tuple(replace(arm, price=prices.get(arm.name, arm.price)) for arm in self.arms)
-        self._prices = PriceTable.of([arm.price for arm in self.arms])
+        self._scorer = Scorer(self.objective, [arm.price for arm in self.arms])
 
     def choose(self, prompt: Prompt | Context, rng: np.random.Generator) -> Decision:
         """Decide and count the request; for use as a library (ids are the pool's step, time is not looked at)."""
@@ -156,7 +156,7 @@ class Pool:
         """Beliefs about every arm's reward for this request, shape (n_arms,); the pacer is not in them."""
         heads = self.heads.predict(context.x.astype(np.float64), self.step)
         counts = self.heads.counts(QUALITY, self.step)
-        return expected_utilities(self.objective, heads, context.input_tokens, self._prices, counts)
+        return self._scorer.utilities(heads, context.input_tokens, counts)
 
     def decide(self, prompt: Prompt | Context, rng: np.random.Generator, *, decision_id: str, ts: float) -> Decision:
         """The decision for one request, drawn with `rng` from the probabilities it carries. Changes nothing.
@@ -188,9 +188,9 @@ class Pool:
             probabilities=p,
             chosen=self.names[chosen],
             propensity=float(p[chosen]),
-            predicted_quality=utilities.quality,
-            predicted_cost_usd=utilities.cost_usd,
-            predicted_latency_s=utilities.latency_s,
+            predicted_quality=utilities.quality.astype(np.float32),  # half the digits in every log row
+            predicted_cost_usd=utilities.cost_usd.astype(np.float32),
+            predicted_latency_s=utilities.latency_s.astype(np.float32),
             pacer_multiplier=self.pacer.multiplier if self.pacer else 0.0,
             infeasible=infeasible,
         )
@@ -225,21 +225,24 @@ class Pool:
                 changes += self.filters.observe(arm, index, bad)
         x = decision.context.x.astype(np.float64)
         if outcome.failed:
-            self.heads.observe(QUALITY, arm, x, 0.0, made_at=decision.step, now=self.step)
+            self.heads.observe(arm, x, {QUALITY: 0.0}, made_at=decision.step, now=self.step)
         if outcome.status != "ok":
             return changes
         if self.pacer is not None and outcome.cost_usd is not None:
             self.pacer.spend(outcome.cost_usd)
         if outcome.time_to_first_token_s is not None:
             self.time_to_first_token[arm].add(outcome.time_to_first_token_s)
+        values = {}
         if outcome.output_tokens is not None:
-            self.heads.observe(TOKENS, arm, x, log1p(outcome.output_tokens), made_at=decision.step, now=self.step)
+            values[TOKENS] = log1p(outcome.output_tokens)
         if outcome.latency_s is not None:
             self.latency[arm].add(outcome.latency_s)
-            observed = log(max(outcome.latency_s, _SHORTEST_S))
-            self.heads.observe(LATENCY, arm, x, observed, made_at=decision.step, now=self.step)
+            values[LATENCY] = log(max(outcome.latency_s, _SHORTEST_S))
+        self.heads.observe(arm, x, values, made_at=decision.step, now=self.step)
+        if outcome.latency_s is not None:
             predicted = self._predicted(decision, outcome.model, decision.predicted_latency_s)
-            changes += self._watch(LATENCY, arm, observed - log(max(predicted, _SHORTEST_S)), replay=replay)
+            residual = values[LATENCY] - log(max(predicted, _SHORTEST_S))
+            changes += self._watch(LATENCY, arm, residual, replay=replay)
         return changes
 
     def apply_feedback(
@@ -258,7 +261,7 @@ class Pool:
         if feedback.revises is not None:
             self.heads.revise(QUALITY, arm, x, old=feedback.revises, new=feedback.quality, **when)
             return []
-        self.heads.observe(QUALITY, arm, x, feedback.quality, **when)
+        self.heads.observe(arm, x, {QUALITY: feedback.quality}, **when)
         changes: list[Change] = []
         if self.constraints.accuracy_evidence != "benchmarks":
             changes += self._observe_accuracy(arm, feedback.quality)

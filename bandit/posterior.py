@@ -6,7 +6,9 @@ policies, prices, limits or requests: it sees vectors, numbers and a step count.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from math import exp, log
 from typing import Literal
 
 import numpy as np
@@ -19,8 +21,11 @@ __all__ = ["HEADS", "LATENCY", "QUALITY", "TOKENS", "HeadPrior", "Heads"]
 QUALITY, TOKENS, LATENCY = 0, 1, 2
 HEADS = ("quality", "output_tokens", "latency")
 _RESET_KEEPS = 0.1  # what a reset leaves of the evidence: a little, so that a false alarm is not a full loss
-_REFRESH_UPDATES = 32
-_REFRESH_DECAY = 0.98
+_NOISE_EVERY = 8  # requests between two looks at the noise
+_REBUILD_SHARE = 1 / 16  # new observations, as a share of those known, that make an arm's cached inverse stale
+_REBUILD_AT_MOST = 32  # … or this many
+_REBUILD_DECAY = 0.98  # … or this much forgetting
+_RESCALE_AT = 20.0  # nats of decay after which the stored sums are scaled down, long before they overflow
 _GATE_NATS = 2.0
 
 
@@ -58,10 +63,11 @@ class Heads:
     the intercept alone, summed over arms, must exceed 2 nats; it falls back when the sum drops below 0. With
     `slopes="never"` the model is context-free. x[0] must be 1.
 
-    Exact state: `gram` (n_heads, n_arms, d, d) = Σ w x xᵀ, `moment` (…, d) = Σ w x (y − μ₀), `square` Σ w (y − μ₀)²,
-    `weight` Σ w, each as of `as_of` (…). The intercept-only model is read off it; everything else is a cache of it:
-    inverse and θ get a rank-1 update per observation, and are rebuilt with the noise and the evidence of the slopes
-    after 32 of them or when decay since the last rebuild passes 2 %.
+    Exact state, as of step `origin` (later observations weigh more than 1 in it, so nothing needs ageing in between):
+    `gram` (n_heads, n_arms, d, d) = Σ w x xᵀ, `moment` (…, d) = Σ w x (y − μ₀), `square` Σ w (y − μ₀)², `weight` Σ w.
+    Everything else is a cache. Intercepts are always exact. Inverse and θ of the regression are rebuilt when an arm
+    has a sixteenth more observations than at the last time, 32 more, or 2 % less by forgetting: a rank-1 update for
+    each costs more than it is worth when feedback is late anyway. `settle` rebuilds them at once.
     """
 
     def __init__(
@@ -78,49 +84,65 @@ class Heads:
         if half_life_requests is not None and not half_life_requests > 0:
             raise InvalidInput("half_life_requests", "must be above 0, or None to never forget")
         self.n_arms, self.dimension, self.slopes = n_arms, dimension, slopes
-        self._log_gamma = 0.0 if half_life_requests is None else -np.log(2.0) / half_life_requests
+        self._log_gamma = 0.0 if half_life_requests is None else -log(2.0) / half_life_requests
         n_heads = len(priors)
-        self._center = np.array([p.mean for p in priors])
-        self._noise_weight = np.array([p.noise_observations for p in priors])
-        self._noise_floor = self._noise_weight * np.array([p.noise_sd**2 for p in priors])
-        self._intercept_precision = np.array([p.intercept_precision for p in priors])
+        self._center = np.array([p.mean for p in priors])[:, None]
+        self._noise_weight = np.array([p.noise_observations for p in priors])[:, None]
+        self._noise_floor = self._noise_weight * np.array([p.noise_sd**2 for p in priors])[:, None]
+        self._intercept_precision = np.array([p.intercept_precision for p in priors])[:, None]
         self._prior_diagonal = np.empty((n_heads, dimension))
         for h, prior in enumerate(priors):
             self._prior_diagonal[h] = prior.slope_precision
             self._prior_diagonal[h, 0] = prior.intercept_precision
         shape = (n_heads, n_arms)
+        self.origin = 0
         self.gram = np.zeros((*shape, dimension, dimension))
         self.moment = np.zeros((*shape, dimension))
         self.square = np.zeros(shape)
         self.weight = np.zeros(shape)
-        self.as_of = np.zeros(shape, dtype=np.int64)
         self.resets: dict[tuple[int, int], list[int]] = {}
         self.uses_slopes = np.full(n_heads, slopes == "always")
+        self._intercept_sum = np.zeros(shape)  # contiguous copies of gram[…, 0, 0] and moment[…, 0]
+        self._intercept_moment = np.zeros(shape)
         self._inverse = np.empty((*shape, dimension, dimension))
-        self._theta = np.zeros((*shape, dimension))  # of the slopes model, relative to the prior mean
-        self._noise = np.empty(shape)  # of the slopes model
+        self._theta = np.zeros((*shape, dimension))  # of the regression, relative to the prior mean
+        self._noise = np.empty((2, *shape))  # rows: intercept only, with slopes
         self.log_evidence = np.zeros(shape)  # of slopes over intercept only
-        self._stale_updates = np.zeros(shape, dtype=np.int64)
+        self._stale = np.zeros(shape, dtype=np.int64)  # observations since the last rebuild
+        self._allowed = np.zeros(shape, dtype=np.int64)  # … and how many of them make a rebuild due
         self._rebuilt_at = np.zeros(shape, dtype=np.int64)
-        self._rebuild_all(0)
+        self.settle(0)
 
-    def observe(self, head: int, arm: int, x: FloatArray, y: float, *, made_at: int, now: int) -> None:
-        """Learn that a decision made at step `made_at` for `arm` in context x yielded y; O(d²)."""
-        self._add(head, arm, x, y - self._center[head], made_at=made_at, now=now)
+    def observe(self, arm: int, x: FloatArray, values: Mapping[int, float], *, made_at: int, now: int) -> None:
+        """Learn that a decision made at step `made_at` for `arm` in context x yielded `values` (by head); O(d²)."""
+        outer: FloatArray | None = None
+        for head, y in values.items():
+            weight = self._weight_of(head, arm, made_at)
+            if outer is None:
+                outer = x[:, None] * x
+            y -= self._center[head, 0]  # noqa: PLW2901
+            self.gram[head, arm] += outer if weight == 1.0 else weight * outer
+            self.moment[head, arm] += (weight * y) * x
+            self.square[head, arm] += weight * y * y
+            self.weight[head, arm] += weight
+            self._intercept_sum[head, arm] += weight
+            self._intercept_moment[head, arm] += weight * y
+            self._stale[head, arm] += 1
+            if self._stale[head, arm] > self._allowed[head, arm]:
+                self._rebuild(head, arm, now)
 
     def revise(self, head: int, arm: int, x: FloatArray, *, old: float, new: float, made_at: int, now: int) -> None:
         """Replace an observation's value; the state afterwards equals having learned `new` at first."""
-        old, new = old - self._center[head], new - self._center[head]
-        self._age(head, arm, now)
-        weight = self._discount(head, arm, made_at, now)
+        old, new = old - self._center[head, 0], new - self._center[head, 0]
+        weight = self._weight_of(head, arm, made_at)
         self.moment[head, arm] += (weight * (new - old)) * x
         self.square[head, arm] += weight * (new * new - old * old)
+        self._intercept_moment[head, arm] += weight * (new - old)
         self._rebuild(head, arm, now)
 
     def reset(self, head: int, arm: int, now: int) -> None:
         """Pull an arm's head towards its prior after drift: evidence from decisions before `now` keeps a tenth."""
-        self._age(head, arm, now)
-        for array in (self.gram, self.moment, self.square, self.weight):
+        for array in self._sums:
             array[head, arm] *= _RESET_KEEPS
         # Beyond eight resets an older observation weighs under 1e-8 and its exact count is noise.
         self.resets.setdefault((head, arm), []).append(now)
@@ -129,43 +151,55 @@ class Heads:
 
     def predict(self, x: FloatArray, now: int) -> tuple[FloatArray, FloatArray, FloatArray]:
         """(mean, variance of that mean, noise variance) at x, each of shape (n_heads, n_arms)."""
-        decay = np.exp(self._log_gamma * (now - self.as_of))
-        precision = self._intercept_precision[:, None] + decay * self.gram[:, :, 0, 0]
-        moment = decay * self.moment[:, :, 0]
-        offset = moment / precision
-        mean = self._center[:, None] + offset
-        residual = self._noise_floor[:, None] + np.maximum(decay * self.square - offset * moment, 0.0)
-        noise = residual / (self._noise_weight[:, None] + decay * self.weight)
+        decay = self._decay(now)
+        precision = self._intercept_precision + decay * self._intercept_sum
+        mean = self._center + decay * self._intercept_moment / precision
+        noise = self._noise[0]
         variance = noise / precision
-        for head in np.flatnonzero(self.uses_slopes):
-            projected = (self._inverse[head].reshape(-1, self.dimension) @ x).reshape(self.n_arms, -1)  # one product
-            mean[head] = self._center[head] + self._theta[head] @ x
-            noise[head] = self._noise[head]
-            variance[head] = noise[head] * np.maximum(projected @ x, 1e-12)
+        if self.uses_slopes.any():
+            noise = noise.copy()
+            for head in np.flatnonzero(self.uses_slopes):
+                projected = (self._inverse[head].reshape(-1, self.dimension) @ x).reshape(self.n_arms, -1)
+                mean[head] = self._center[head, 0] + self._theta[head] @ x
+                noise[head] = self._noise[1, head]
+                variance[head] = noise[head] * np.maximum(projected @ x, 1e-12)
         return mean, variance, noise
 
     def averages(self, head: int, now: int) -> FloatArray:
         """Posterior mean of the intercept-only model per arm: the average over the contexts it met, shape (n_arms,)."""
-        decay = np.exp(self._log_gamma * (now - self.as_of[head]))
-        precision = self._intercept_precision[head] + decay * self.gram[head, :, 0, 0]
-        return np.asarray(self._center[head] + decay * self.moment[head, :, 0] / precision)
+        decay = self._decay(now)
+        precision = self._intercept_precision[head] + decay * self._intercept_sum[head]
+        return np.asarray(self._center[head] + decay * self._intercept_moment[head] / precision)
 
     def counts(self, head: int, now: int) -> FloatArray:
         """Discounted number of observations per arm, shape (n_arms,)."""
-        return np.asarray(np.exp(self._log_gamma * (now - self.as_of[head])) * self.weight[head])
+        return np.asarray(self._decay(now) * self.weight[head])
 
     def refresh(self, now: int) -> None:
-        """Rebuild at most one stale cache; called once a request so that no single request pays for all."""
-        if self.slopes == "never":
-            return
-        head, arm = divmod(now % self.weight.size, self.n_arms)
-        if head == arm == 0:
-            self._weigh_evidence(now)
-        if self.weight[head, arm] == 0.0:
-            return
-        aged = self._log_gamma * (now - self._rebuilt_at[head, arm]) < np.log(_REFRESH_DECAY)
-        if aged or self._stale_updates[head, arm] >= _REFRESH_UPDATES:
-            self._rebuild(head, arm, now)
+        """Called once a request: rebuilds at most one stale cache, so that no single request pays for all."""
+        if self._log_gamma * (self.origin - now) > _RESCALE_AT:
+            decay = self._decay(now)
+            for array in self._sums:
+                np.multiply(array, decay, out=array)
+            self.origin = now
+        if now % _NOISE_EVERY == 0:
+            self._look_at_noise(now)
+        if self.slopes != "never":
+            head, arm = divmod(now % self.weight.size, self.n_arms)
+            aged = self._log_gamma * (now - self._rebuilt_at[head, arm]) < log(_REBUILD_DECAY)
+            if aged and self.weight[head, arm] > 0.0:
+                self._rebuild(head, arm, now)
+            if head == arm == 0:
+                self._weigh_evidence(now)
+
+    def settle(self, now: int) -> None:
+        """Rebuild every cache from the exact state."""
+        self._intercept_sum[...] = self.gram[:, :, 0, 0]
+        self._intercept_moment[...] = self.moment[:, :, 0]
+        self._look_at_noise(now)
+        for head in range(self.weight.shape[0]):
+            for arm in range(self.n_arms):
+                self._rebuild(head, arm, now)
 
     def state(self) -> dict[str, np.ndarray]:
         """The exact learned state as named arrays; `load` is its inverse."""
@@ -175,98 +209,86 @@ class Heads:
             "moment": self.moment.copy(),
             "square": self.square.copy(),
             "weight": self.weight.copy(),
-            "as_of": self.as_of.copy(),
+            "origin": np.array(self.origin),
             "uses_slopes": self.uses_slopes.copy(),
             "resets": np.array(resets, dtype=np.int64).reshape(-1, 3),
         }
 
     def load(self, state: dict[str, np.ndarray], now: int) -> None:
         """Take over a state of the same shape, or raise `SnapshotMismatch` and change nothing."""
-        current = self.state()
-        for name, array in current.items():
+        for name, array in self.state().items():
             skip = name == "resets"  # as many rows as there were resets
             if name not in state or state[name].shape[skip:] != array.shape[skip:]:
                 raise SnapshotMismatch(
                     f"learned state has no fitting {name!r} for {self.n_arms} arms, d={self.dimension}"
                 )
-        for name in ("gram", "moment", "square", "weight", "as_of", "uses_slopes"):
+        for name in ("gram", "moment", "square", "weight", "uses_slopes"):
             getattr(self, name)[...] = state[name]
+        self.origin = int(state["origin"])
         self.resets = {}
         for head, arm, step in state["resets"].tolist():
             self.resets.setdefault((head, arm), []).append(step)
         if self.slopes != "auto":
             self.uses_slopes[:] = self.slopes == "always"
-        self._rebuild_all(now)
+        self.settle(now)
 
-    def _add(self, head: int, arm: int, x: FloatArray, y: float, *, made_at: int, now: int) -> None:
-        self._age(head, arm, now)
-        weight = self._discount(head, arm, made_at, now)
-        weighted = weight * x
-        self.gram[head, arm] += weighted[:, None] * x
-        self.moment[head, arm] += y * weighted
-        self.square[head, arm] += weight * y * y
-        self.weight[head, arm] += weight
-        self._stale_updates[head, arm] += 1
-        if self._stale_updates[head, arm] >= 4 * _REFRESH_UPDATES:  # bursts of feedback between two requests
-            self._rebuild(head, arm, now)
-        elif self.uses_slopes[head]:
-            gain = self._inverse[head, arm] @ x  # Sherman & Morrison (1950)
-            scale = weight / (1.0 + weight * float(gain @ x))
-            self._theta[head, arm] += (scale * (y - float(self._theta[head, arm] @ x))) * gain
-            self._inverse[head, arm] -= (scale * gain)[:, None] * gain
+    @property
+    def _sums(self) -> tuple[FloatArray, ...]:
+        return self.gram, self.moment, self.square, self.weight, self._intercept_sum, self._intercept_moment
 
-    def _age(self, head: int, arm: int, now: int) -> None:
-        elapsed = now - self.as_of[head, arm]
-        if elapsed > 0:
-            decay = np.exp(self._log_gamma * elapsed)
-            for array in (self.gram, self.moment, self.square, self.weight):
-                array[head, arm] *= decay
-            self.as_of[head, arm] = now
+    def _decay(self, now: int) -> float:
+        return exp(self._log_gamma * (now - self.origin))
 
-    def _discount(self, head: int, arm: int, made_at: int, now: int) -> float:
-        weight = float(np.exp(self._log_gamma * max(0, now - made_at)))
+    def _weight_of(self, head: int, arm: int, made_at: int) -> float:
+        """What an observation of a decision at `made_at` weighs in the sums, which are as of `origin`."""
+        weight = exp(self._log_gamma * (self.origin - made_at))
         for step in self.resets.get((head, arm), ()):
             if made_at < step:
                 weight *= _RESET_KEEPS
         return weight
 
-    def _rebuild_all(self, now: int) -> None:
-        for head in range(self.weight.shape[0]):
-            for arm in range(self.n_arms):
-                self._rebuild(head, arm, now)
+    def _look_at_noise(self, now: int) -> None:
+        """Noise variance of the intercept-only models."""
+        decay = self._decay(now)
+        precision = self._intercept_precision + decay * self._intercept_sum
+        residual = decay * self.square - (decay * self._intercept_moment) ** 2 / precision
+        observations = self._noise_weight + decay * self.weight
+        self._noise[0] = (np.maximum(residual, 0.0) + self._noise_floor) / observations
 
     def _rebuild(self, head: int, arm: int, now: int) -> None:
-        self._stale_updates[head, arm] = 0
+        """Inverse, θ, noise and evidence of one arm's regression from its exact sums."""
+        self._stale[head, arm] = 0
         self._rebuilt_at[head, arm] = now
+        decay = self._decay(now)
+        weight = decay * float(self.weight[head, arm])
+        self._allowed[head, arm] = min(int(weight * _REBUILD_SHARE), _REBUILD_AT_MOST)
         if self.slopes == "never":
             return
-        decay = float(np.exp(self._log_gamma * (now - self.as_of[head, arm])))
-        gram = decay * self.gram[head, arm]
         moment = decay * self.moment[head, arm]
-        square = decay * self.square[head, arm]
         prior = self._prior_diagonal[head]
-        precision = gram.copy()
+        precision = decay * self.gram[head, arm]
+        intercept_precision = float(precision[0, 0] + prior[0])
         precision.flat[:: self.dimension + 1] += prior
-        self._inverse[head, arm] = np.linalg.inv(precision)
-        self._theta[head, arm] = self._inverse[head, arm] @ moment
-        floor = self._noise_floor[head]
+        inverse = np.linalg.inv(precision)
+        self._inverse[head, arm] = inverse
+        self._theta[head, arm] = inverse @ moment
+        square, floor = decay * float(self.square[head, arm]), float(self._noise_floor[head, 0])
         residual = max(0.0, square - float(self._theta[head, arm] @ moment)) + floor
-        residual_0 = max(0.0, square - moment[0] ** 2 / precision[0, 0]) + floor
-        observations = self._noise_weight[head] + decay * self.weight[head, arm]
-        self._noise[head, arm] = residual / observations
+        residual_0 = max(0.0, square - float(moment[0]) ** 2 / intercept_precision) + floor
+        observations = float(self._noise_weight[head, 0]) + weight
+        self._noise[1, head, arm] = residual / observations
         # Bishop (2006) eq. 3.86 with the noise integrated out; constants shared by both models cancel.
-        log_det = np.linalg.slogdet(precision)[1] - np.log(prior).sum()
-        log_det_0 = np.log(precision[0, 0] / prior[0])
-        self.log_evidence[head, arm] = 0.5 * (log_det_0 - log_det + observations * np.log(residual_0 / residual))
+        log_det = float(np.linalg.slogdet(precision)[1] - np.log(prior).sum())
+        log_det_0 = log(intercept_precision / prior[0])
+        self.log_evidence[head, arm] = 0.5 * (log_det_0 - log_det + observations * log(residual_0 / residual))
 
     def _weigh_evidence(self, now: int) -> None:
         if self.slopes != "auto":
             return
-        total = self.log_evidence.sum(axis=1)
-        for head, sum_nats in enumerate(total):
+        for head, nats in enumerate(self.log_evidence.sum(axis=1)):
             if self.uses_slopes[head]:
-                self.uses_slopes[head] = sum_nats > 0.0
-            elif sum_nats > _GATE_NATS:
+                self.uses_slopes[head] = nats > 0.0
+            elif nats > _GATE_NATS:
                 self.uses_slopes[head] = True
                 for arm in range(self.n_arms):
                     self._rebuild(head, arm, now)

@@ -30,18 +30,36 @@ def best_arm_probabilities(mean: FloatArray, sd: FloatArray, compliance: FloatAr
     """P(arm a has the largest sampled utility) for independent `u_a ~ N(mean_a, sd_a²)`.
 
     `mean` and `sd` have shape (n_arms,), sd ≥ 0; the result has the same shape, is ≥ 0 and sums to 1. With
-    `compliance` c in (0, 1], same shape, each arm takes part only with probability c_a (its sampled utility is −∞
-    otherwise), given that some arm does: Thompson sampling over whether an arm keeps its limits, too.
+    `compliance` c in [0, 1], same shape, not all 0, each arm takes part only with probability c_a (its sampled utility
+    is −∞ otherwise), given that some arm does: Thompson sampling over whether an arm keeps its limits, too.
 
     It is `p_a ∝ c_a ∫ ∏_{b≠a} [1 − c_b + c_b Φ((u − μ_b)/s_b)] dΦ((u − μ_a)/s_a)`, evaluated as a Stieltjes sum: each
     arm's mass between two neighbouring nodes times the product of the others' mean there. The nodes are the union of
     every arm's own quantiles, so that an arm much narrower than the others is resolved too (a common equidistant grid
-    steps over it). Cost: 16·K² normal distribution functions. Within 0.001 of 400 nodes an arm for K from 2 to 20, and
-    within 0.003 of simulation (tests/statistical/test_propensity.py). Equal arms of zero width share equally.
+    steps over it). Cost: 16·K² normal distribution functions. Over random posteriors with K from 2 to 20 it is within
+    0.0015 of 400 nodes an arm (99 of 100 within 0.001), and within 0.003 of simulation
+    (tests/statistical/test_propensity.py). Equal arms of zero width share equally.
     """
-    n_arms = mean.shape[0]
-    if n_arms == 1:
-        return np.ones(1)
+    # An arm that is 5 standard deviations below one that surely takes part cannot be the best (p < 1e-6).
+    reach = 5.0 * sd
+    low = mean - reach
+    if compliance is None:
+        rivals = mean + reach >= low.max()
+    else:
+        sure = compliance > 1.0 - 1e-6
+        rivals = (mean + reach >= low[sure].max(initial=-np.inf)) & (compliance > 0.0)
+    count = np.count_nonzero(rivals)
+    if count == mean.shape[0] > 1:
+        return _quadrature(mean, sd, compliance)
+    p = np.zeros(mean.shape[0])
+    if count == 1:
+        p[rivals] = 1.0
+    else:
+        p[rivals] = _quadrature(mean[rivals], sd[rivals], None if compliance is None else compliance[rivals])
+    return p
+
+
+def _quadrature(mean: FloatArray, sd: FloatArray, compliance: FloatArray | None) -> FloatArray:
     scale = np.maximum(sd, _MIN_SD * max(1.0, float(np.abs(mean).max())))
     nodes = np.sort((mean[:, None] + scale[:, None] * _STANDARD_NODES).ravel())
     below = ndtr((nodes - mean[:, None]) / scale[:, None])  # (n_arms, n_nodes)

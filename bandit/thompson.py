@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from bandit.errors import InvalidInput
 from bandit.policy import with_floor
 from bandit.propensity import best_arm_probabilities
@@ -47,10 +45,5 @@ class Thompson:
 
     def probabilities(self, utilities: Utilities, compliance: FloatArray, step: int) -> FloatArray:
         """See `Policy.probabilities`; whether an arm complies is sampled like its utility."""
-        feasible = compliance > 0
-        if feasible.all():
-            p = best_arm_probabilities(utilities.mean, utilities.sd, compliance)
-        else:
-            p = np.zeros(feasible.shape[0])
-            p[feasible] = best_arm_probabilities(utilities.mean[feasible], utilities.sd[feasible], compliance[feasible])
-        return with_floor(p, feasible, self.exploration_floor)
+        p = best_arm_probabilities(utilities.mean, utilities.sd, compliance)
+        return with_floor(p, compliance > 0, self.exploration_floor)

@@ -19,7 +19,7 @@ from bandit.errors import InvalidInput
 from evaluation.answers import Source
 from evaluation.upstreams import serve
 
-__all__ = ["config_yaml", "run"]
+__all__ = ["config_yaml", "loop_factory", "run"]
 
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
@@ -31,12 +31,13 @@ def run(
     host: str = "127.0.0.1",
     port: int = 0,
     config_path: Path | None = None,
+    config_options: Mapping[str, Any] | None = None,
     echo: Callable[[str], None] = print,
 ) -> None:
     """Serve `app`, made from `source`, until SIGINT or SIGTERM; returns then.
 
     Says the base URL in its first line and the models in its second. Writes a configuration of the router
-    (`config_yaml`) to `config_path`, if given, before it says so.
+    (`config_yaml`, which takes `config_options`) to `config_path`, if given, before it says so.
     """
 
     async def until_stopped() -> None:
@@ -46,7 +47,7 @@ def run(
             loop.add_signal_handler(number, stopped.set)
         async with serve(app, host, port) as base_url:
             if config_path is not None:
-                text = config_yaml(source, base_url)
+                text = config_yaml(source, base_url, **(config_options or {}))
                 await asyncio.to_thread(config_path.write_text, text, encoding="utf-8")
             echo(f"upstreams at {base_url}")
             echo(f"models: {', '.join(source.models)}")
@@ -55,7 +56,7 @@ def run(
             sys.stdout.flush()
             await stopped.wait()
 
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(until_stopped())
 
 
@@ -92,7 +93,7 @@ def config_yaml(
     return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """The loop of uvloop where there is one; there is none on Windows."""
     try:
         import uvloop

@@ -113,16 +113,18 @@ _TABLES: dict[str, tuple[str, dict[str, str]]] = {  # kind of event: its table, 
         },
     ),
 }
-# Through a file of JSON lines a decision costs 10 µs; as one JSON parameter 20 µs, by executemany 580 µs.
+# Through a file of JSON lines a decision costs 9 µs; as one JSON parameter 20 µs, by executemany 580 µs.
 _INSERTS = {
-    kind: f"INSERT INTO log.{table} SELECT * FROM read_json(?, format = 'newline_delimited', columns = {columns})"
+    kind: f"INSERT INTO log.{table} SELECT * FROM read_json(?, format = 'newline_delimited', columns = {columns},"
+    " maximum_object_size = 4194304)"  # DuckDB takes a buffer of twice this size
     for kind, (table, columns) in _TABLES.items()
 }
 _REJECT = "INSERT INTO log.rejected VALUES (?, ?, ?, ?)"
 _BATCHES_PER_FLUSH = 20  # then the file is released, so that a long backlog does not keep readers out
+_BYTES_PER_INSERT = 2 << 20  # 10 MB at once overran a memory limit of 64 MB
 _REJECTED_PER_FLUSH = 100  # each is found by halving its batch, which costs milliseconds
-# What DuckDB raises for values that do not fit. All else (no space, no memory) is no fault of the row.
-_MISFITS = (duckdb.InvalidInputException, duckdb.DataError)
+# Raised for values that do not fit, or a kind from a later version. All else (no space) is no fault of the row.
+_MISFITS = (duckdb.InvalidInputException, duckdb.DataError, KeyError)
 _IN_USE = ("Could not set lock", "already attached")  # by another process; within this one
 
 _logger = logging.getLogger(__name__)
@@ -189,9 +191,8 @@ class AnalyticalLog:
     async def close(self) -> None:
         """Flush a last time, after one that may be under way. The store must still be open."""
         await self.flush()
+        await asyncio.get_running_loop().run_in_executor(self._executor, self._release)
         self._executor.shutdown()
-        if self._instance is not None:
-            self._instance.close()
 
     # From here on: on the worker thread.
 
@@ -228,11 +229,15 @@ class AnalyticalLog:
             yield instance
             instance.execute("DETACH log")  # writes a checkpoint, and lets readers in
         except BaseException:
-            self._instance = None  # after an error DuckDB may refuse to go on; closing it releases the file
-            instance.close()
+            self._release()  # after an error DuckDB may refuse to go on; this lets go of the file, too
             raise
         finally:
             self._lines.unlink(missing_ok=True)
+
+    def _release(self) -> None:
+        if self._instance is not None:
+            self._instance.close()
+            self._instance = None
 
     def _prepare(self, log: duckdb.DuckDBPyConnection) -> int:
         """Create the tables in a new file. Returns the position."""
@@ -271,7 +276,7 @@ class AnalyticalLog:
         stop_rejecting_at = self.rejected_events + _REJECTED_PER_FLUSH
         for _ in range(_BATCHES_PER_FLUSH):
             events = self._store.read(self.position, self._batch_events)
-            if not events or not self._copy(log, events, stop_rejecting_at):
+            if not events or not all(self._copy(log, part, stop_rejecting_at) for part in _parts(events)):
                 break
 
     def _copy(self, log: duckdb.DuckDBPyConnection, events: Sequence[Event], stop_rejecting_at: int) -> bool:
@@ -285,7 +290,7 @@ class AnalyticalLog:
                 return all(self._copy(log, part, stop_rejecting_at) for part in (events[:half], events[half:]))
             if self.rejected_events >= stop_rejecting_at:
                 return False
-            self._reject(log, events[0], str(error))
+            self._reject(log, events[0], f"{type(error).__name__}: {error}")
         return True
 
     def _insert(self, log: duckdb.DuckDBPyConnection, events: Sequence[Event]) -> None:
@@ -314,3 +319,15 @@ class AnalyticalLog:
         log.commit()
         self._position = events[-1].seq
         self.copied_events += len(events)
+
+
+def _parts(events: Sequence[Event]) -> Iterator[Sequence[Event]]:
+    """`events` in slices of at least one event and little more than _BYTES_PER_INSERT of payload."""
+    start = size = 0
+    for end, event in enumerate(events, 1):
+        size += len(event.payload)
+        if size >= _BYTES_PER_INSERT:
+            yield events[start:end]
+            start, size = end, 0
+    if start < len(events):
+        yield events[start:]

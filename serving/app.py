@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import time
@@ -24,7 +25,7 @@ from serving.admission import Admission
 from serving.analytics import AnalyticalLog
 from serving.feedback import FeedbackDesk
 from serving.handlers import Handlers
-from serving.http_errors import error_middleware
+from serving.http_errors import error_middleware, without_request_bytes
 from serving.learner import Learner
 from serving.metrics import Metrics
 from serving.routing import Routing
@@ -82,9 +83,11 @@ async def serve(settings: Settings) -> AsyncIterator[str]:
             client_max_size=server.max_body_bytes, middlewares=[error_middleware(metrics, server.max_body_bytes)]
         )
         app.add_routes(handlers.routes())
+        logging.getLogger("aiohttp.server").addFilter(without_request_bytes)
         runner = web.AppRunner(
             app,
             handler_cancellation=True,  # a caller who goes away cancels the upstream call
+            auto_decompress=False,  # no body may grow while it is read
             access_log=None,
             keepalive_timeout=_KEEPALIVE_S,
             shutdown_timeout=server.shutdown_grace_s,
@@ -94,6 +97,10 @@ async def serve(settings: Settings) -> AsyncIterator[str]:
         site = web.TCPSite(runner, server.host, server.port)
         await site.start()
         handlers.ready = True
+        # What was made so far lives as long as the process: no collection need look at it again. Calls make few
+        # cycles, and the default threshold would walk every cached decision several times a second.
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 50)
         for warning in settings.warnings:
             _log.warning("%s: %s", warning.path, warning.message)
         yield f"http://{_authority(server.host, runner.addresses[0][1])}"
@@ -150,7 +157,9 @@ async def _housekeeping(learner: Learner, store: SqliteStore, log: AnalyticalLog
     while True:
         await asyncio.sleep(_HOUSEKEEPING_S)
         up_to_seq = min(learner.snapshot_position, log.position)
-        while await store.prune(time.time() - horizon_s, up_to_seq, _PRUNE_BATCH) == _PRUNE_BATCH:
+        # Feedback that came since the snapshot speaks of decisions made since a horizon before it: a replay needs them.
+        before_ts = learner.snapshot_ts - horizon_s
+        while await store.prune(before_ts, up_to_seq, _PRUNE_BATCH) == _PRUNE_BATCH:
             await asyncio.sleep(0)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from evaluation.demo_pool import DemoPool
     from serving.settings import Settings
 
 __all__ = ["main"]
@@ -25,6 +26,13 @@ main = typer.Typer(
     pretty_exceptions_enable=False,
 )
 ConfigOption = Annotated[Path, typer.Option("-c", "--config", help="The configuration, a YAML file.")]
+OutcomesOption = Annotated[
+    Path | None, typer.Option(help="Answer from this folder of recorded outcomes; without it, a synthetic pool.")
+]
+P95Option = Annotated[float | None, typer.Option(help="Limit of the demo's pool on p95 latency, in seconds.", min=1e-3)]
+AccuracyOption = Annotated[
+    float | None, typer.Option(help="Limit of the demo's pool on accuracy.", min=0.001, max=0.999)
+]
 
 
 @main.command()
@@ -62,10 +70,37 @@ def check(config: ConfigOption) -> None:
 
 
 @main.command()
+def demo(
+    seconds: Annotated[float, typer.Option(help="How long it runs.", min=3, max=600)] = 60.0,
+    seed: Annotated[int, typer.Option(help="Seed of calls and answers; their timing is real.", min=0)] = 0,
+    outcomes: OutcomesOption = None,
+    run: Annotated[str | None, typer.Option(help="Only this recorded run (default: the last two in turn).")] = None,
+    p95: P95Option = None,
+    min_accuracy: AccuracyOption = None,
+) -> None:
+    """Watch a pool of models being routed, learned and protected: a simulated one, or one of recorded outcomes."""
+    from rich.console import Console
+
+    from bandit.errors import InvalidInput
+    from evaluation.child_process import ChildEnded
+    from evaluation.demo import run as run_demo
+
+    try:
+        pool = _demo_pool(outcomes, run, p95, min_accuracy)
+        options = {"--outcomes": outcomes, "--run": run, "--p95": p95, "--min-accuracy": min_accuracy}
+        given = [word for name, value in options.items() if value is not None for word in (name, str(value))]
+        run_demo(pool, ["--demo", *given], seconds=seconds, seed=seed, console=Console(highlight=False))
+    except InvalidInput as error:
+        typer.echo(f"pointsman: {error}", err=True)
+        raise typer.Exit(2) from None
+    except (ChildEnded, OSError) as error:
+        typer.echo(f"pointsman: the demo ended: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+@main.command()
 def upstreams(
-    outcomes: Annotated[
-        Path | None, typer.Option(help="Answer from this folder of recorded outcomes; without it, a synthetic pool.")
-    ] = None,
+    outcomes: OutcomesOption = None,
     run: Annotated[
         str | None, typer.Option(help="Which of the recorded runs to answer from (default: the last).")
     ] = None,
@@ -73,7 +108,10 @@ def upstreams(
     after: Annotated[float, typer.Option(help="Seconds until --then-run.", min=0)] = 0.0,
     models: Annotated[str | None, typer.Option(help="Only these models, separated by commas.")] = None,
     fault: Annotated[list[str] | None, typer.Option(help="MODEL=KIND[:SHARE], such as '*=status-500:0.1'.")] = None,
-    time_scale: Annotated[float, typer.Option(help="Multiply recorded latencies by this.", min=0)] = 1.0,
+    time_scale: Annotated[float | None, typer.Option(help="Multiply latencies by this (default: 1).", min=0)] = None,
+    demo: Annotated[bool | None, typer.Option("--demo", help="The pool of `pointsman demo`, with its limits.")] = None,
+    p95: P95Option = None,
+    min_accuracy: AccuracyOption = None,
     port: Annotated[int, typer.Option(help="Listen on this port; 0 takes a free one.", min=0, max=65535)] = 8081,
     seed: Annotated[int, typer.Option(help="Seed of everything drawn.", min=0)] = 0,
     write_config: Annotated[Path | None, typer.Option(help="Write a configuration that routes to this pool.")] = None,
@@ -86,20 +124,41 @@ def upstreams(
     from evaluation.upstream_process import run as run_upstreams
     from evaluation.upstreams import create_app
 
+    source: SyntheticSource | RecordedSource
+    options: dict[str, Any] = {}
     try:
-        if outcomes is None:
+        if demo:
+            if then_run or models or time_scale is not None:
+                raise InvalidInput("--demo", "takes no --then-run, --models or --time-scale")  # noqa: TRY301
+            pool = _demo_pool(outcomes, run, p95, min_accuracy)
+            source, time_scale, options = pool.source, pool.time_scale, pool.config_options
+        elif p95 is not None or min_accuracy is not None:
+            raise InvalidInput("--p95 and --min-accuracy", "need --demo")  # noqa: TRY301
+        elif outcomes is None:
             if run or then_run or models:
                 raise InvalidInput("--run, --then-run and --models", "need --outcomes")  # noqa: TRY301
-            source: SyntheticSource | RecordedSource = SyntheticSource()
+            source = SyntheticSource()
         else:
             names = models.split(",") if models else None
             recorded = RecordedSet.load(outcomes)
             source = RecordedSource(recorded, run=run, then_run=then_run, after_s=after, models=names)
-        app = create_app(source, faults=parse_faults(fault or []), seed=seed, time_scale=time_scale)
-        run_upstreams(source, app, port=port, config_path=write_config)
+        scale = 1.0 if time_scale is None else time_scale
+        app = create_app(source, faults=parse_faults(fault or []), seed=seed, time_scale=scale)
+        run_upstreams(source, app, port=port, config_path=write_config, config_options=options)
     except (InvalidInput, OSError) as error:
         typer.echo(f"pointsman: {error}", err=True)
         raise typer.Exit(2) from None
+
+
+def _demo_pool(outcomes: Path | None, run: str | None, p95: float | None, min_accuracy: float | None) -> DemoPool:
+    from bandit.errors import InvalidInput
+    from evaluation.demo_pool import recorded_pool, simulated_pool
+
+    if outcomes is not None:
+        return recorded_pool(outcomes, run, p95, min_accuracy)
+    if run is not None:
+        raise InvalidInput("--run", "needs --outcomes")
+    return simulated_pool(p95, min_accuracy)
 
 
 def _load(config: Path, server: dict[str, Any]) -> Settings:

@@ -22,6 +22,7 @@ __all__ = ["MAX_BATCH", "FeedbackDesk", "OutcomeItem", "RewardItem", "parse_outc
 
 MAX_BATCH = 1_000
 _MAX_METRICS = 50
+_MAX_PROBLEMS = 100  # named in one answer
 Accepted = Literal["recorded", "revised", "duplicate"]
 DecisionId = Annotated[str, Field(min_length=1, max_length=64)]
 Seconds = Annotated[float, Field(ge=0, le=1e7, allow_inf_nan=False)]
@@ -99,7 +100,7 @@ class FeedbackDesk:
         """Record one item; durable on return. Raises UnknownDecision, ExpiredDecision, Conflict."""
         status, durable = self._take(item, now)
         if durable is not None:
-            await durable
+            await asyncio.shield(durable)  # others may wait for it, too: a caller who goes away must not cancel it
         return status
 
     async def accept_batch(self, items: Sequence[RewardItem], now: float) -> list[Accepted | ServiceError]:
@@ -116,19 +117,25 @@ class FeedbackDesk:
             if durable is not None:
                 waiting.append(durable)
         if waiting:
-            await asyncio.gather(*waiting)
+            await asyncio.shield(asyncio.gather(*waiting))
         return results
 
     async def accept_outcome(self, item: OutcomeItem, now: float) -> Accepted:
         """Record the outcome of a call the caller made; durable on return. Raises as `accept` does."""
-        record, _ = self._find(item.decision_id, now)
+        record, durable = self._find(item.decision_id, now)
+        if record.in_flight:
+            raise Conflict("the service makes this call itself and will record its outcome", None)
         outcome = self._outcome(record, item, now)
+        status: Accepted = "duplicate"
         if record.outcome is None:
-            await self._learner.record_outcome(record, outcome)
-            return "recorded"
-        if _same_outcome(record.outcome, outcome):
-            return "duplicate"
-        raise Conflict("an outcome was recorded for this decision before", {"status": record.outcome.status})
+            durable = self._learner.record_outcome(record, outcome)
+            self._settle_later(record, durable)
+            status = "recorded"
+        elif not _same_outcome(record.outcome, outcome):
+            raise Conflict("an outcome was recorded for this decision before", {"status": record.outcome.status})
+        if durable is not None:
+            await asyncio.shield(durable)
+        return status
 
     def _outcome(self, record: Record, item: OutcomeItem, now: float) -> Outcome:
         cost_usd = item.cost_usd
@@ -152,13 +159,14 @@ class FeedbackDesk:
     def _take(self, item: RewardItem, now: float) -> tuple[Accepted, asyncio.Future[None] | None]:
         record, pending = self._find(item.decision_id, now)
         known = record.feedback
-        merged, changed = self._merge(known, item)
-        if known is not None and not changed:
-            return "duplicate", pending
-        quality = item.quality if item.quality is not None else (known.quality if known else None)
-        if item.quality is None and (from_metrics := self._quality_of(record, merged)) is not None:
-            quality = from_metrics
+        merged, status = _merged(known, item)
+        if status == "duplicate":
+            return status, pending
         old = known.quality if known is not None else None
+        quality = old if item.quality is None else item.quality
+        if item.quality is None and (old is None or status == "revised"):  # else metrics would replace it unasked
+            from_metrics = self._quality_of(record, merged)
+            quality = old if from_metrics is None else from_metrics
         feedback = Feedback(
             decision_id=item.decision_id,
             ts=now,
@@ -168,9 +176,18 @@ class FeedbackDesk:
             revises=old,
         )
         durable = self._learner.record_feedback(record, feedback)
-        self._unsettled[item.decision_id] = (record, durable)
-        durable.add_done_callback(lambda _: self._unsettled.pop(item.decision_id, None))
-        return ("revised" if old is not None else "recorded"), durable
+        self._settle_later(record, durable)
+        return status, durable
+
+    def _settle_later(self, record: Record, durable: asyncio.Future[None]) -> None:
+        decision_id, entry = record.decision.decision_id, (record, durable)
+
+        def settle(_: asyncio.Future[None]) -> None:
+            if self._unsettled.get(decision_id) is entry:  # else there is a later one to wait for
+                del self._unsettled[decision_id]
+
+        self._unsettled[decision_id] = entry
+        durable.add_done_callback(settle)
 
     def _find(self, decision_id: str, now: float) -> tuple[Record, asyncio.Future[None] | None]:
         made_at = made_at_s(decision_id)
@@ -185,22 +202,6 @@ class FeedbackDesk:
             raise UnknownDecision(decision_id)
         return record, None
 
-    def _merge(self, known: Feedback | None, item: RewardItem) -> tuple[dict[str, float], bool]:
-        """All metrics after `item`, and whether it says anything new; Conflict where it contradicts unasked."""
-        merged = dict(known.metrics) if known else {}
-        contradicted = {
-            name: merged[name] for name, value in item.metrics.items() if name in merged and merged[name] != value
-        }
-        new = any(name not in merged for name in item.metrics)
-        if item.quality is not None:
-            if known is None or known.quality is None:
-                new = True
-            elif known.quality != item.quality:
-                contradicted["quality"] = known.quality
-        if contradicted and not item.revise:
-            raise Conflict('other feedback was recorded before; send "revise": true to replace it', contradicted)
-        return merged | item.metrics, new or bool(contradicted)
-
     def _quality_of(self, record: Record, metrics: Mapping[str, float]) -> float | None:
         weights = self._quality_metrics.get(record.decision.pool)
         if not weights or not all(name in metrics for name in weights):
@@ -209,8 +210,25 @@ class FeedbackDesk:
         return min(1.0, max(0.0, mean))
 
 
+def _merged(known: Feedback | None, item: RewardItem) -> tuple[dict[str, float], Accepted]:
+    """All metrics after `item`, and what it is to what was `known`; Conflict where it contradicts unasked."""
+    merged = dict(known.metrics) if known else {}
+    contradicted = {
+        name: merged[name] for name, value in item.metrics.items() if name in merged and merged[name] != value
+    }
+    new = any(name not in merged for name in item.metrics)
+    if item.quality is not None:
+        if known is None or known.quality is None:
+            new = True
+        elif known.quality != item.quality:
+            contradicted["quality"] = known.quality
+    if contradicted and not item.revise:
+        raise Conflict('other feedback was recorded before; send "revise": true to replace it', contradicted)
+    return merged | item.metrics, "revised" if contradicted else "recorded" if new else "duplicate"
+
+
 def _list_cost_usd(arms: Sequence[Any], model: str, item: OutcomeItem) -> float | None:
-    price = next(arm.price for arm in arms if arm.name == model)
+    price = next((arm.price for arm in arms if arm.name == model), None)  # it may have left the pool since
     if price is None or item.input_tokens is None or item.output_tokens is None:
         return None
     return float(price.cost_usd(item.input_tokens, item.output_tokens))
@@ -225,7 +243,8 @@ def _validated(adapter: TypeAdapter[Any], body: Any) -> Any:
     try:
         return adapter.validate_python(body)
     except ValidationError as error:
-        raise InvalidFields([_problem(e) for e in error.errors(include_url=False, include_input=False)]) from None
+        found = error.errors(include_url=False, include_input=False)[:_MAX_PROBLEMS]
+        raise InvalidFields([_problem(e) for e in found]) from None
 
 
 def _problem(error: Any) -> dict[str, str]:

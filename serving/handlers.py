@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
 import orjson
 from aiohttp import web
 
 from serving.admission import Admission, Principal
-from serving.errors import CallerGone, InvalidRequest, ServiceError, Unavailable, UnknownModel, UpstreamError
+from serving.errors import CallerGone, InvalidRequest, ServiceError, Unavailable, UnknownModel
 from serving.feedback import FeedbackDesk, parse_outcome, parse_rewards
 from serving.http_errors import described
 from serving.learner import Learner
 from serving.metrics import Metrics
 from serving.routing import Routing
 from serving.settings import ServerSettings
+from serving.store import StoreError
 from serving.wire import Call, Kind, model_name, parse_body, parse_call, parse_json
 
 if TYPE_CHECKING:
-    from bandit.types import Decision, Outcome
+    from bandit.types import Decision
 
 __all__ = ["Handlers"]
 
@@ -179,14 +181,22 @@ class Handlers:
         call = parse_call(kind, body, _category(request), self._server.max_messages)
         tags = _tags(request)
         if call.stream:
-            return await self._stream(request, call, principal, tags)
+            try:
+                return await self._stream(request, call, principal, tags)
+            except CallerGone:
+                if request.transport is not None:
+                    request.transport.abort()  # one who stopped reading would keep the connection
+                return web.Response()  # to nobody
         answer = await self._routing.complete(call, principal, tags)
-        response = web.Response(body=orjson.dumps(answer.body), content_type="application/json")
         overhead_s = time.perf_counter() - started - answer.upstream_s
         self._metrics.overhead.observe(overhead_s)
-        response.headers.update(_decision_headers(answer.decision))
-        response.headers.update(_outcome_headers(answer.outcome, overhead_s))
-        return response
+        headers = _decision_headers(answer.decision)
+        headers["Content-Type"] = "application/json"
+        headers["x-pointsman-attempts"] = str(answer.outcome.attempt + 1)
+        headers["x-pointsman-overhead-ms"] = f"{overhead_s * 1000:.2f}"
+        if answer.outcome.cost_usd is not None:
+            headers["x-pointsman-cost-usd"] = f"{answer.outcome.cost_usd:.9f}"
+        return web.Response(body=answer.body, headers=headers)
 
     async def _stream(
         self, request: web.Request, call: Call, principal: Principal, tags: dict[str, str]
@@ -202,32 +212,36 @@ class Handlers:
                         **_decision_headers(answer.decision),
                     }
                 )
-                await response.prepare(request)
+                await self._passed_on(response.prepare(request))
                 async for events in answer.events:
-                    await self._write(response, events)
-        except UpstreamError as error:
-            if response is None:
+                    await self._passed_on(response.write(events))
+        except (ServiceError, StoreError) as error:
+            if response is None or isinstance(error, CallerGone):
                 raise  # nothing was passed on yet: an ordinary error response
-            await self._write(response, b"data: " + orjson.dumps(described(error)[1]) + b"\n\n")
+            await self._passed_on(response.write(b"data: " + orjson.dumps(described(error)[1]) + b"\n\n"))
         assert response is not None  # noqa: S101 - the block above has either raised or prepared it
-        await response.write_eof()
+        await self._passed_on(response.write_eof())
         return response
 
-    async def _write(self, response: web.StreamResponse, data: bytes) -> None:
-        """Pass bytes on, as fast as the caller reads; one who stops reading is gone after `body_timeout_s`."""
+    async def _passed_on(self, writing: Awaitable[Any]) -> None:
+        """Write as fast as the caller reads; one who stops reading is gone after `body_timeout_s`."""
         try:
             async with asyncio.timeout(self._server.body_timeout_s):
-                await response.write(data)
+                await writing
         except (ConnectionResetError, TimeoutError):
             raise CallerGone("the caller closed the connection or stopped reading") from None
 
     async def _read(self, request: web.Request) -> bytes:
+        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise InvalidRequest("send the body uncompressed", "content-encoding", "invalid_header")
         try:
             async with asyncio.timeout(self._server.body_timeout_s):
                 return await request.read()
         except TimeoutError:
             seconds = self._server.body_timeout_s
             raise InvalidRequest(f"the body did not arrive within {seconds:g} s", code="body_timeout") from None
+        except web.RequestPayloadError:
+            raise InvalidRequest("the body's transfer encoding is broken", code="invalid_body") from None
 
     def _admit(self, request: web.Request) -> Principal:
         return self._admission.admit(request.headers.get("Authorization"))
@@ -255,13 +269,6 @@ def _decision_headers(decision: Decision) -> dict[str, str]:
     return headers
 
 
-def _outcome_headers(outcome: Outcome, overhead_s: float) -> dict[str, str]:
-    headers = {"x-pointsman-attempts": str(outcome.attempt + 1), "x-pointsman-overhead-ms": f"{overhead_s * 1000:.2f}"}
-    if outcome.cost_usd is not None:
-        headers["x-pointsman-cost-usd"] = f"{outcome.cost_usd:.9f}"
-    return headers
-
-
 def _category(request: web.Request) -> str | None:
     value = request.headers.get("x-pointsman-category")
     if value is not None and (not value or len(value) > _MAX_LABEL or not value.isprintable()):
@@ -278,9 +285,13 @@ def _tags(request: web.Request) -> dict[str, str]:
         return {}
     pairs = [pair.partition("=") for pair in value.split(",")]
     tags = {name.strip(): content.strip() for name, _, content in pairs}
-    well_formed = all(separator and name.strip() and content.strip() for name, separator, content in pairs)
+    well_formed = value.isprintable() and all(
+        separator and name.strip() and content.strip() for name, separator, content in pairs
+    )
     short = all(len(name) <= _MAX_LABEL and len(content) <= _MAX_LABEL for name, content in tags.items())
     if not well_formed or not short or len(pairs) > _MAX_TAGS or len(tags) < len(pairs):
-        message = f"must be up to {_MAX_TAGS} distinct name=value pairs of at most {_MAX_LABEL} characters a side"
+        message = (
+            f"must be up to {_MAX_TAGS} distinct name=value pairs of at most {_MAX_LABEL} printable characters a side"
+        )
         raise InvalidRequest(message, "x-pointsman-tags", "invalid_header")
     return tags

@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from serving.errors import (
     Conflict,
@@ -31,7 +32,7 @@ from serving.errors import (
 from serving.metrics import Metrics
 from serving.store import StoreError, StoreFull
 
-__all__ = ["described", "error_middleware"]
+__all__ = ["described", "error_middleware", "without_request_bytes"]
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _log = logging.getLogger("pointsman.http")
@@ -58,8 +59,10 @@ _STATUSES: tuple[tuple[type[Exception], int, str, str | None], ...] = (
 def described(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
     """(status, body, headers) of an error this service raises on purpose; raises TypeError for any other."""
     if isinstance(error, UpstreamRefused):
-        own = {"type": "invalid_request_error", "param": None, **error.body, "code": error.code}
-        return error.http_status or 400, {"error": {**own, "message": str(own.get("message", error))}}, {}
+        own = {"param": None, **error.body, "message": str(error.body.get("message", error))}
+        for name, default in (("type", "invalid_request_error"), ("code", error.code)):
+            own[name] = own[name] if isinstance(own.get(name), str) else default
+        return error.http_status or 400, {"error": own}, {}
     found = next((entry for entry in _STATUSES if isinstance(error, entry[0])), None)
     if found is None:
         raise TypeError(f"not an error of this service: {type(error).__name__}")
@@ -89,8 +92,12 @@ def error_middleware(metrics: Metrics, max_body_bytes: int) -> Any:
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        code: str | None = None
         try:
             return await handler(request)
+        except UpstreamRefused as error:
+            status, body, headers = described(error)
+            code = error.code  # not the endpoint's own: a metric's labels are ours
         except (ServiceError, StoreError) as error:
             status, body, headers = described(error)
         except web.HTTPRequestEntityTooLarge:
@@ -107,10 +114,18 @@ def error_middleware(metrics: Metrics, max_body_bytes: int) -> Any:
             _log.exception("unexpected error in %s %s", request.method, request.path)
             metrics.unexpected.inc()
             status, body, headers = _plain(500, "unexpected error; the service's log says more", "internal_error")
-        metrics.rejected.labels(body["error"]["code"]).inc()
+        metrics.rejected.labels(code or body["error"]["code"]).inc()
         return web.Response(status=status, body=orjson.dumps(body), content_type="application/json", headers=headers)
 
     return middleware
+
+
+def without_request_bytes(record: logging.LogRecord) -> bool:
+    """A filter for aiohttp's logger: its errors of parsing quote the request, whose headers hold keys."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, (HttpProcessingError, web.RequestPayloadError)):
+        record.msg, record.args, record.exc_info = "a request cannot be parsed: %s", (type(error).__name__,), None
+    return True
 
 
 def _plain(status: int, message: str, code: str) -> tuple[int, dict[str, Any], dict[str, str]]:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import OrderedDict
 from collections.abc import Mapping
+from weakref import WeakValueDictionary
 
 import numpy as np
 import orjson
@@ -31,7 +33,7 @@ from serving.records import (
     outcome_event,
     record_from,
 )
-from serving.store import Event, Store
+from serving.store import Event, Store, StoreError
 
 __all__ = ["Learner"]
 
@@ -59,7 +61,10 @@ class Learner:
         self._cache_decisions = cache_decisions
         self._snapshot_every = snapshot_every_events
         self._snapshot_at = 0
+        self._snapshot_ts = 0.0
         self._recent: OrderedDict[str, Record] = OrderedDict()
+        # Records somebody holds, such as a call under way: there must never be two of one decision.
+        self._alive: WeakValueDictionary[str, Record] = WeakValueDictionary()
         for pool in self.pools.values():
             metrics.filter_states(pool)
 
@@ -72,6 +77,11 @@ class Learner:
     def snapshot_position(self) -> int:
         """The log position up to which a snapshot holds what was learned; events behind it must be kept."""
         return self._snapshot_at
+
+    @property
+    def snapshot_ts(self) -> float:
+        """When that snapshot was taken, in unix seconds; 0 while there is none."""
+        return self._snapshot_ts
 
     def decide(self, pool: str, prompt: Prompt, ts: float) -> Decision:
         """A decision of a pool at unix time `ts`. Nothing is recorded yet."""
@@ -116,7 +126,7 @@ class Learner:
 
     def find(self, decision_id: str) -> Record | None:
         """What is known of a decision, from memory or the store."""
-        record = self._recent.get(decision_id)
+        record = self._recent.get(decision_id) or self._alive.get(decision_id)
         if record is None:
             record = record_from(self._store.find(decision_id))
             if record is not None:
@@ -125,9 +135,11 @@ class Learner:
 
     def snapshot(self) -> asyncio.Future[None]:
         """Store all learned state as of now."""
-        self._snapshot_at = self._store.position
-        payload = dumps({"pools": {name: pool.state() for name, pool in self.pools.items()}})
-        return self._store.save_snapshot(payload)
+        position, ts = self._store.position, time.time()
+        payload = dumps({"ts": ts, "pools": {name: pool.state() for name, pool in self.pools.items()}})
+        durable = self._store.save_snapshot(payload)
+        self._snapshot_at, self._snapshot_ts = position, ts
+        return durable
 
     def recover(self) -> int:
         """Rebuild the learned state from the last snapshot and the events behind it; returns how many those were."""
@@ -147,17 +159,18 @@ class Learner:
             return 0
         seq, payload = found
         try:
-            saved = loads(payload)["pools"]
+            state = loads(payload)
         except SnapshotMismatch as error:
             _log.warning("the snapshot cannot be read, replaying the log instead: %s", error)
             return 0
+        saved = state["pools"]
         for name, pool in self.pools.items():
             if name in saved:
                 try:
                     pool.load(saved[name])
                 except SnapshotMismatch as error:
                     _log.warning("pool %s starts without what it had learned: %s", name, error)
-        self._snapshot_at = seq
+        self._snapshot_at, self._snapshot_ts = seq, state.get("ts", 0.0)
         return seq
 
     def _replay(self, event: Event) -> None:
@@ -208,6 +221,7 @@ class Learner:
 
     def _learn_outcome(self, record: Record, outcome: Outcome) -> None:
         record.outcome = outcome
+        self._remember(record)  # feedback often follows at once, sooner than the store could tell of the outcome
         self._metrics.attempt(record.decision.pool, record.decision.mode, outcome)
         self._log_changes(record, self._apply_outcome(record, outcome))
         self._snapshot_if_due()
@@ -240,11 +254,15 @@ class Learner:
 
     def _snapshot_if_due(self) -> None:
         if self._store.position - self._snapshot_at >= self._snapshot_every:
-            self.snapshot().add_done_callback(_log_failure)
+            try:
+                self.snapshot().add_done_callback(_log_failure)
+            except StoreError as error:  # what was just recorded is sound: no reason to refuse the call
+                _log.error("snapshot not taken: %s", error)
 
     def _remember(self, record: Record) -> None:
-        recent = self._recent
-        recent[record.decision.decision_id] = record
+        recent, decision_id = self._recent, record.decision.decision_id
+        self._alive[decision_id] = recent[decision_id] = record
+        recent.move_to_end(decision_id)
         if len(recent) > self._cache_decisions:
             recent.popitem(last=False)
 

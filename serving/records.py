@@ -5,10 +5,11 @@ The only place that turns the library's values into log payloads and back. Does 
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -30,15 +31,20 @@ __all__ = [
 ]
 
 _PREFIX = "pm-"
+_ID = re.compile(r"pm-([0-9a-f]{12})[0-9a-f]{20}")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class Record:
-    """What is known of one decision: its last outcome, and the feedback in force."""
+    """What is known of one decision: its last outcome, and the feedback in force.
+
+    `in_flight`: the service itself is making the call, and will record its outcome.
+    """
 
     decision: Decision
     outcome: Outcome | None = None
     feedback: Feedback | None = None
+    in_flight: bool = False
 
     @property
     def served_by(self) -> str:
@@ -61,14 +67,8 @@ def new_decision_id(ts: float) -> str:
 
 def made_at_s(decision_id: str) -> float | None:
     """When an id of ours was made, in unix seconds; None for one that is not of our form."""
-    digits = decision_id.removeprefix(_PREFIX)
-    if len(digits) != 32 or len(decision_id) != 35:
-        return None
-    try:
-        int(digits, 16)
-    except ValueError:
-        return None
-    return int(digits[:12], 16) / 1000
+    found = _ID.fullmatch(decision_id)  # not int(): that takes signs, underscores and other scripts' digits
+    return None if found is None else int(found[1], 16) / 1000
 
 
 def decision_event(decision: Decision, principal: Principal, tags: Mapping[str, str]) -> Event:
@@ -81,12 +81,17 @@ def decision_event(decision: Decision, principal: Principal, tags: Mapping[str, 
 
 def outcome_event(outcome: Outcome) -> Event:
     """The event of an attempt's outcome."""
-    return Event("outcome", outcome.decision_id, outcome.ts, orjson.dumps(asdict(outcome)))
+    return Event("outcome", outcome.decision_id, outcome.ts, orjson.dumps(_fields(outcome)))
 
 
 def feedback_event(feedback: Feedback, reward: float | None) -> Event:
     """The event of feedback; `reward` is the scorer's value with it, where everything it needs is known."""
-    return Event("feedback", feedback.decision_id, feedback.ts, orjson.dumps(asdict(feedback) | {"reward": reward}))
+    return Event("feedback", feedback.decision_id, feedback.ts, orjson.dumps(_fields(feedback) | {"reward": reward}))
+
+
+def _fields(value: Outcome | Feedback) -> dict[str, Any]:
+    # dataclasses.asdict copies deeply, at ten times the cost.
+    return {name: getattr(value, name) for name in value.__slots__}
 
 
 def filter_event(pool: str, names: Sequence[str], change: Change) -> Event:

@@ -11,7 +11,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from serving.errors import CallerGone, UnknownModel, UpstreamError, UpstreamTime
 from serving.learner import Learner
 from serving.records import Record, new_decision_id
 from serving.upstream import Endpoint, Upstreams
-from serving.wire import Call, EventReader, StreamRewriter, Usage, upstream_body, usage_of
+from serving.wire import Call, EventReader, StreamRewriter, Usage, answer_body, upstream_body, usage_of
 
 __all__ = ["Answer", "AnswerStream", "Routing"]
 
@@ -35,7 +35,7 @@ class Answer:
 
     decision: Decision
     outcome: Outcome
-    body: dict[str, Any]
+    body: bytes
     upstream_s: float
 
 
@@ -80,13 +80,14 @@ class Routing:
         async with attempt:
             answer = await endpoint.send(call.kind, body)
             attempt.usage = usage_of(answer)
-        upstream_s = time.perf_counter() - attempt.started
+            upstream_s = time.perf_counter() - attempt.started
+            try:
+                rendered = answer_body(call.kind, answer, decision.decision_id, decision.chosen)
+            except ValueError as error:
+                raise UpstreamError(endpoint.name, f"malformed answer: {error}", 200, "upstream_malformed") from None
         await durable
-        if call.kind != "embeddings":
-            answer["id"] = decision.decision_id
-        answer["model"] = decision.chosen
         assert record.outcome is not None  # noqa: S101 - the attempt has ended
-        return Answer(decision, record.outcome, answer, upstream_s)
+        return Answer(decision, record.outcome, rendered, upstream_s)
 
     @contextlib.asynccontextmanager
     async def stream(self, call: Call, principal: Principal, tags: Mapping[str, str]) -> AsyncIterator[AnswerStream]:
@@ -108,15 +109,21 @@ class Routing:
         reader = EventReader(_MAX_EVENT_BYTES)
         async for chunk in chunks:
             attempt.first_byte()
+            passed: list[bytes] = []
+            malformed: str | None = None
             try:
-                passed = [event for data in reader.feed(chunk) if (event := rewriter.rewrite(data)) is not None]
+                for data in reader.feed(chunk):
+                    passed.append(rewriter.rewrite(data))
+                    if rewriter.done:
+                        break
             except ValueError as error:
-                name = attempt.endpoint.name
-                raise UpstreamError(name, f"malformed stream: {error}", 200, "upstream_malformed") from None
-            if passed:
-                yield b"".join(passed)
+                malformed = str(error)
+            if any(passed):
+                yield b"".join(passed)  # what came before the malformed event, too
             if rewriter.done:
                 return
+            if malformed is not None:
+                raise UpstreamError(attempt.endpoint.name, f"malformed stream: {malformed}", 200, "upstream_malformed")
         if not rewriter.done:
             raise UpstreamError(attempt.endpoint.name, "the stream ended early", 200, "upstream_disconnected")
 
@@ -138,6 +145,7 @@ class _Attempt:
             self._first_byte_s = time.perf_counter() - self.started
 
     async def __aenter__(self) -> Self:
+        self._record.in_flight = True
         self.started = time.perf_counter()
         return self
 
@@ -154,6 +162,7 @@ class _Attempt:
             self._record_outcome("error", None, type(error).__name__)
 
     def _record_outcome(self, status: Status, http_status: int | None, error: str | None) -> None:
+        self._record.in_flight = False
         usage, estimated = self._usage(status)
         self._learner.note_outcome(
             self._record,

@@ -23,6 +23,7 @@ from serving.settings import ModelSettings
 __all__ = ["Endpoint", "Upstreams"]
 
 _CALLERS_FAULT = (400, 404, 409, 413, 415, 422)
+_FAILURES = (TimeoutError, aiohttp.ClientError)
 _ERROR_BYTES = 65_536  # as much of an error's body as is read
 
 
@@ -60,8 +61,12 @@ class Endpoint:
 
     async def send(self, kind: str, body: bytes) -> dict[str, Any]:
         """The endpoint's JSON answer; raises UpstreamError and its kinds."""
-        async with self._open(kind, body) as response:
-            raw = await self._read(response, self._max_response_bytes)
+        try:
+            response = await self._post(kind, body)
+            async with response:
+                raw = await self._read(response)
+        except _FAILURES as error:
+            raise self._failure(error) from None
         try:
             answer = orjson.loads(raw)
         except orjson.JSONDecodeError:
@@ -73,34 +78,40 @@ class Endpoint:
     @asynccontextmanager
     async def stream(self, kind: str, body: bytes) -> AsyncIterator[AsyncIterator[bytes]]:
         """The endpoint's streamed answer as chunks of bytes as they come; raises UpstreamError and its kinds."""
-        async with self._open(kind, body) as response:
-            if response.content_type != "text/event-stream":
-                raise UpstreamError(self.name, "the answer is not an event stream", 200, "upstream_malformed")
-            yield response.content.iter_any()
+        try:
+            response = await self._post(kind, body)
+            async with response:
+                if response.content_type != "text/event-stream":
+                    raise UpstreamError(self.name, "the answer is not an event stream", 200, "upstream_malformed")
+                yield response.content.iter_any()
+        except _FAILURES as error:
+            raise self._failure(error) from None
 
     async def close(self) -> None:
         """Close its connections."""
         await self._session.close()
 
-    @asynccontextmanager
-    async def _open(self, kind: str, body: bytes) -> AsyncIterator[aiohttp.ClientResponse]:
-        try:
-            async with self._session.post(
-                self._urls[kind], data=body, headers=self._headers, allow_redirects=False
-            ) as response:
-                if response.status != 200:
-                    await self._refuse(response)
-                yield response
-        except TimeoutError:
-            raise UpstreamTimeout(self.name, self.timeout_s) from None
-        except aiohttp.ClientPayloadError:
-            raise UpstreamError(self.name, "the answer broke off", None, "upstream_disconnected") from None
-        except aiohttp.ClientError as error:
-            # The error's text may hold addresses but neither headers nor bodies.
-            raise UpstreamError(self.name, f"no connection: {error}", None, "upstream_unreachable") from None
+    async def _post(self, kind: str, body: bytes) -> aiohttp.ClientResponse:
+        """A response whose status is 200."""
+        response = await self._session.post(self._urls[kind], data=body, headers=self._headers, allow_redirects=False)
+        if response.status != 200:
+            async with response:
+                await self._refuse(response)
+        return response
+
+    def _failure(self, error: BaseException) -> UpstreamError:
+        if isinstance(error, TimeoutError):
+            return UpstreamTimeout(self.name, self.timeout_s)
+        if isinstance(error, aiohttp.ClientPayloadError):
+            return UpstreamError(self.name, "the answer broke off", None, "upstream_disconnected")
+        # Its kind and not its text, which may quote addresses and whatever bytes came: that is no caller's matter.
+        message = f"the connection failed ({type(error).__name__})"
+        return UpstreamError(self.name, message, None, "upstream_unreachable")
 
     async def _refuse(self, response: aiohttp.ClientResponse) -> None:
-        raw = await response.content.read(_ERROR_BYTES)
+        raw = b""
+        while len(raw) < _ERROR_BYTES and (part := await response.content.read(_ERROR_BYTES - len(raw))):
+            raw += part
         try:
             body = orjson.loads(raw)
             own = body["error"] if isinstance(body.get("error"), dict) else {"message": str(body.get("error", ""))}
@@ -113,7 +124,8 @@ class Endpoint:
         error.retry_after = response.headers.get("Retry-After") if response.status in (429, 503) else None
         raise error
 
-    async def _read(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        limit = self._max_response_bytes
         if response.content_length is not None and response.content_length <= limit:
             return await response.read()
         chunks, size = [], 0

@@ -21,6 +21,7 @@ __all__ = [
     "Kind",
     "StreamRewriter",
     "Usage",
+    "answer_body",
     "model_name",
     "parse_body",
     "parse_call",
@@ -105,6 +106,12 @@ def upstream_body(call: Call, upstream_model: str) -> bytes:
         raise InvalidRequest(f"the body cannot be passed on as JSON: {error}", code="invalid_json") from None
 
 
+def answer_body(kind: Kind, answer: dict[str, Any], decision_id: str, model: str) -> bytes:
+    """The body to answer with: the endpoint's own, with our id and model; ValueError where it is nested too deeply."""
+    own = {"model": model} if kind == "embeddings" else {"id": decision_id, "model": model}
+    return _dumped(answer | own)
+
+
 def usage_of(body: Mapping[str, Any]) -> Usage:
     """Tokens from an answer's `usage`; anything that is not a count is taken as not said."""
     usage = body.get("usage")
@@ -152,27 +159,34 @@ class StreamRewriter:
         self.pieces = 0  # events that carried content; about one token each, the estimate when usage never comes
         self.done = False
 
-    def rewrite(self, data: bytes) -> bytes | None:
-        """The event to pass on, or None for one to leave out; ValueError when it is not what the protocol says."""
+    def rewrite(self, data: bytes) -> bytes:
+        """The event to pass on, empty for one to leave out; ValueError when it is not what the protocol says."""
         if data == b"[DONE]":
             self.done = True
             return b"data: [DONE]\n\n"
         event = orjson.loads(data)
         if not isinstance(event, dict):
             raise ValueError("a stream event is not a JSON object")  # noqa: TRY004 - one kind for all that is malformed
-        if "error" in event:
+        if event.get("error"):
             raise ValueError("the upstream reported an error in its stream")
         choices = event.get("choices")
         if event.get("usage") is not None:
             self.usage = usage_of(event)
             if not choices and not self._show_usage:
-                return None
+                return b""
         if not self._show_usage:
             event.pop("usage", None)
         if choices:
             self.pieces += 1
         event["id"], event["model"] = self._id, self._model
-        return b"data: " + orjson.dumps(event) + b"\n\n"
+        return b"data: " + _dumped(event) + b"\n\n"
+
+
+def _dumped(value: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(value)
+    except orjson.JSONEncodeError as error:  # what may be read is deeper than what may be written
+        raise ValueError(str(error)) from None
 
 
 def _chat_prompt(body: Mapping[str, Any], category: str | None, max_messages: int) -> Prompt:

@@ -131,7 +131,7 @@ STORE_AND_LOG = [
     ("store.synchronous", "Normal", "store.synchronous", "must be one of", "did you mean normal?"),
     ("store.queue_limit", 0, "store.queue_limit", "at least 1", None),
     ("store.snapshot_every_events", "20", "store.snapshot_every_events", "whole number", None),
-    ("store.cache_decisions", -1, "store.cache_decisions", "at least 0", None),
+    ("store.cache_decisions", 999, "store.cache_decisions", "at least 1,000", None),
     ("store.queue_limits", 1, "store.queue_limits", "unknown key", "did you mean queue_limit?"),
     ("log.flush_interval_s", 0, "log.flush_interval_s", "at least 0.05", None),
     ("log.flush_interval_s", None, "log.flush_interval_s", "must be a number, not nothing", None),

@@ -1,0 +1,230 @@
+"""Fixtures shared by tests that start the real program: trial upstreams in a thread, the service as a child process.
+
+Whatever is started here is ended here, whether its test passes or not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+START_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 20.0
+SETTLE_TIMEOUT_S = 10.0
+
+
+class LoopThread:
+    """An event loop in a thread, for servers that outlive one test."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="test-servers", daemon=True)
+        self._thread.start()
+
+    @contextlib.contextmanager
+    def entered(self, manager: Any) -> Iterator[Any]:
+        """What the asynchronous context manager yields, while it is open on the loop."""
+        value = self._run(manager.__aenter__())
+        try:
+            yield value
+        finally:
+            self._run(manager.__aexit__(None, None, None))
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _run(self, coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(START_TIMEOUT_S)
+
+
+@dataclass(slots=True)
+class Service:
+    """The program `pointsman serve` as a child process, and the files it leaves."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    data_dir: Path
+    log_path: Path
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def log(self) -> str:
+        """All it has written to its log so far."""
+        return self.log_path.read_text(errors="replace")
+
+    def stop(self) -> int:
+        """Ask it to end, as an operator does; its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(STOP_TIMEOUT_S)
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        self.process.kill()
+        self.process.wait(STOP_TIMEOUT_S)
+
+    def events(self, kind: str | None = None, decision_id: str | None = None) -> list[dict[str, Any]]:
+        """Durable events in order, payloads parsed."""
+        return read_events(self.data_dir, kind, decision_id)
+
+    async def outcome(self, decision_id: str) -> dict[str, Any]:
+        """The one outcome of a decision, once it is durable."""
+        await eventually(lambda: self.events("outcome", decision_id))
+        (event,) = self.events("outcome", decision_id)
+        return dict(event["payload"])
+
+
+def read_events(data_dir: Path, kind: str | None = None, decision_id: str | None = None) -> list[dict[str, Any]]:
+    with contextlib.closing(sqlite3.connect(f"file:{data_dir}/router.sqlite?mode=ro", uri=True)) as connection:
+        rows = connection.execute(
+            "SELECT seq, kind, decision_id, ts, payload FROM events"
+            " WHERE (?1 IS NULL OR kind = ?1) AND (?2 IS NULL OR decision_id = ?2) ORDER BY seq",
+            (kind, decision_id),
+        ).fetchall()
+    names = ("seq", "kind", "decision_id", "ts", "payload")
+    return [dict(zip(names, (*row[:4], orjson.loads(row[4])), strict=True)) for row in rows]
+
+
+async def eventually(condition: Callable[[], Any], timeout_s: float = SETTLE_TIMEOUT_S) -> Any:
+    """The first true value of `condition`, asked again and again: another process needs its time."""
+    give_up_at = time.monotonic() + timeout_s
+    while not (value := condition()):
+        assert time.monotonic() < give_up_at, "it never came true"
+        await asyncio.sleep(0.01)
+    return value
+
+
+@contextlib.contextmanager
+def running_service(config: Mapping[str, Any], folder: Path, *, arguments: Sequence[str] = ()) -> Iterator[Service]:
+    """The service with this configuration, its data in `folder`; killed on leaving if it still runs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config_path, log_path = folder / "pointsman.yaml", folder / "service.log"
+    config_path.write_text(yaml.safe_dump(dict(config), sort_keys=False))
+    command = [sys.executable, "-m", "serving", "serve", "-c", str(config_path), "--port", "0"]
+    command += ["--data-dir", str(folder / "data"), *arguments]
+    with log_path.open("ab") as log:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, cwd=ROOT, env=os.environ)
+    try:
+        line = first_line(process)
+        assert " at http://" in line, f"it did not start: {line}\n{log_path.read_text(errors='replace')}"
+        yield Service(process, line.split()[-1], folder / "data", log_path)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait(STOP_TIMEOUT_S)
+        process.stdout.close()
+
+
+def first_line(process: subprocess.Popen[bytes]) -> str:
+    """The first line a process prints; ends the process if none comes in time."""
+    timer = threading.Timer(START_TIMEOUT_S, process.kill)
+    timer.start()
+    try:
+        return process.stdout.readline().decode().strip()
+    finally:
+        timer.cancel()
+
+
+@pytest.fixture(scope="session")
+def loop_thread():
+    thread = LoopThread()
+    yield thread
+    thread.close()
+
+
+@pytest.fixture(scope="session")
+def serve_in_thread(loop_thread):
+    """Serve an aiohttp application beside the tests: `with serve_in_thread(app) as base_url`."""
+    from evaluation.upstreams import serve
+
+    return lambda app: loop_thread.entered(serve(app))
+
+
+@pytest.fixture(scope="session")
+def run_service():
+    return running_service
+
+
+@pytest.fixture(scope="session")
+def wait_until():
+    return eventually
+
+
+@pytest.fixture(scope="session")
+def stored_events():
+    return read_events
+
+
+@pytest.fixture
+async def http():
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:
+        yield session
+
+
+# --- the trial pool most tests route to
+
+TRIAL_FAULTS = {
+    "f500": "status-500",
+    "f429": "status-429",
+    "f400": "status-400",
+    "f401": "status-401",
+    "hang": "timeout",
+    "stall": "stall",
+    "malformed": "malformed",
+    "reset": "reset",
+}
+QUICK_TIMEOUT_S = 0.5
+
+
+class Trial:
+    """The trial upstreams: their address, what they were asked, and entries for a configuration."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def model(self, name: str, **more: Any) -> dict[str, Any]:
+        """A model's entry in the configuration."""
+        entry: dict[str, Any] = {"name": name, "endpoint": f"{self.url}/v1"}
+        entry["price"] = {"input_per_million": 1.0, "output_per_million": 10.0}
+        return entry | ({"timeout_s": QUICK_TIMEOUT_S} if name in ("hang", "stall") else {}) | more
+
+    async def seen(self, http: aiohttp.ClientSession, model: str) -> dict[str, int]:
+        """Calls of one model: started, finished, failed, cancelled."""
+        async with http.get(f"{self.url}/control?last=0") as response:
+            return dict((await response.json())["models"][model])
+
+    async def last_request(self, http: aiohttp.ClientSession) -> dict[str, Any]:
+        """What the upstreams received last: path, headers, body."""
+        async with http.get(f"{self.url}/control?last=1") as response:
+            return dict((await response.json())["requests"][0])
+
+
+@pytest.fixture(scope="session")
+def trial(serve_in_thread):
+    from evaluation.faults import Fault
+    from evaluation.synthetic import SyntheticModel, SyntheticSource
+    from evaluation.upstreams import create_app
+
+    latencies_s = {"good": 0.0, "fair": 0.0, "steady": 0.6, "slow": 30.0} | dict.fromkeys(TRIAL_FAULTS, 0.0)
+    models = [SyntheticModel(name, 1.0, latency_s, 0.0, 60) for name, latency_s in latencies_s.items()]
+    faults = {name: Fault.of(kind) for name, kind in TRIAL_FAULTS.items()}
+    with serve_in_thread(create_app(SyntheticSource(models), faults=faults)) as url:
+        yield Trial(url)

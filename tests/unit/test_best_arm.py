@@ -1,0 +1,112 @@
+"""Best-arm probabilities where a closed form, an integral or brute force gives the answer."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from scipy.integrate import quad
+from scipy.stats import norm
+
+from bandit.propensity import best_arm_probabilities
+
+TOLERANCE = 1e-3  # the error the function states for its quadrature
+
+
+def integral(mean, sd):
+    """P(arm a is the best) by adaptive integration over arm a's own standard score."""
+    mean, sd = np.asarray(mean, float), np.asarray(sd, float)
+    p = []
+    for a in range(len(mean)):
+        others = [b for b in range(len(mean)) if b != a]
+
+        def integrand(z, a=a, others=others):
+            return norm.pdf(z) * np.prod(norm.cdf((mean[a] + sd[a] * z - mean[others]) / sd[others]))
+
+        steps = sorted({float(np.clip((mean[b] - mean[a]) / sd[a], -8.9, 8.9)) for b in others})
+        p.append(quad(integrand, -9, 9, points=steps, limit=200)[0])
+    return np.array(p)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 7, 20])
+@pytest.mark.parametrize("sd", [0.0, 1e-6, 0.3, 50.0])
+def test_equal_arms_share_equally(k, sd):
+    np.testing.assert_allclose(best_arm_probabilities(np.full(k, 0.4), np.full(k, sd)), 1 / k, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("mean", "sd"),
+    [
+        ((0.0, 1.0), (1.0, 1.0)),
+        ((0.5, 0.5), (0.01, 2.0)),
+        ((0.6, 0.5), (1e-5, 0.2)),
+        ((0.5, 0.6), (0.03, 0.05)),
+        ((-3.0, 4.0), (5.0, 0.1)),
+        ((0.5, 0.5 + 1e-7), (1e-6, 1e-7)),
+    ],
+)
+def test_two_arms_have_a_closed_form(mean, sd):
+    """u₁ − u₂ is normal: Φ((μ₁ − μ₂)/√(s₁² + s₂²))."""
+    expected = norm.cdf((mean[0] - mean[1]) / np.hypot(*sd))
+    p = best_arm_probabilities(np.array(mean), np.array(sd))
+    np.testing.assert_allclose(p, [expected, 1 - expected], atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("mean", "sd"),
+    [
+        ((0.5, 0.6, 0.4), (0.1, 0.2, 0.3)),
+        ((0.9, 0.9, 0.9, 0.2), (1e-4, 0.05, 0.3, 1.0)),
+        ((0.7, 0.7 + 2e-6, 0.69), (1e-6, 1e-6, 0.02)),
+        ((0.0, 1.0, 2.0, 3.0, 4.0), (4.0, 3.0, 2.0, 1.0, 0.5)),
+    ],
+)
+def test_several_arms_agree_with_adaptive_integration(mean, sd):
+    p = best_arm_probabilities(np.array(mean), np.array(sd))
+    np.testing.assert_allclose(p, integral(mean, sd), atol=TOLERANCE)
+
+
+def test_arms_without_width_are_compared_by_their_means():
+    for mean, expected in (((0.2, 0.9, 0.5), (0, 1, 0)), ((0.9, 0.9, 0.5), (0.5, 0.5, 0))):
+        np.testing.assert_allclose(best_arm_probabilities(np.array(mean), np.zeros(3)), expected, atol=1e-8)
+
+
+def test_an_arm_far_below_twenty_others_has_probability_zero_and_no_nan():
+    p = best_arm_probabilities(np.array([-1e6] + [0.5] * 19), np.array([1e-3] * 20))
+    assert p[0] == pytest.approx(0.0, abs=1e-12)
+    np.testing.assert_allclose(p[1:], 1 / 19, atol=1e-9)
+
+
+def mixture(mean, sd, compliance):
+    """Brute force: each subset of complying arms with its probability, given that it is not empty."""
+    k = len(mean)
+    mean, sd, c = (np.asarray(v, float) for v in (mean, sd, compliance))
+    p = np.zeros(k)
+    for size in range(1, k + 1):
+        for subset in map(list, combinations(range(k), size)):
+            rest = [a for a in range(k) if a not in subset]
+            share = integral(mean[subset], sd[subset]) if size > 1 else np.ones(1)
+            p[subset] += np.prod(c[subset]) * np.prod(1 - c[rest]) * share
+    return p / (1 - np.prod(1 - c))
+
+
+@pytest.mark.parametrize(
+    ("mean", "sd", "compliance"),
+    [
+        ((0.4, 0.6), (0.1, 0.1), (0.9, 0.3)),
+        ((0.4, 0.6, 0.5), (0.1, 0.01, 0.3), (1.0, 0.5, 0.2)),
+        ((0.4, 0.6, 0.5), (0.1, 0.01, 0.3), (1e-6, 1e-6, 1e-6)),
+        ((0.8, 0.6, 0.5, 0.1), (1e-4, 0.05, 0.3, 0.2), (0.05, 0.5, 0.9, 1.0)),
+        ((0.5, 0.55, 0.6, 0.65, 0.7), (0.1, 0.2, 0.05, 0.02, 0.1), (0.9, 0.7, 0.5, 0.3, 0.1)),
+    ],
+)
+def test_compliance_is_a_mixture_over_the_subsets_that_comply(mean, sd, compliance):
+    p = best_arm_probabilities(np.array(mean), np.array(sd), np.array(compliance))
+    np.testing.assert_allclose(p, mixture(mean, sd, compliance), atol=TOLERANCE)
+
+
+def test_certain_compliance_changes_nothing():
+    mean, sd = np.array([0.5, 0.6, 0.4]), np.array([0.1, 0.2, 0.3])
+    certain = best_arm_probabilities(mean, sd, np.ones(3))
+    np.testing.assert_allclose(certain, best_arm_probabilities(mean, sd), atol=1e-12)
