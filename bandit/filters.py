@@ -20,7 +20,7 @@ from bandit.types import BoolArray, FloatArray
 __all__ = ["FilterSettings", "Filters", "RateTest", "State", "Transition"]
 
 State = Literal["unknown", "admitted", "filtered", "probing"]
-_FADE = 0.5 ** (1 / 500)  # how calls fade in the belief of compliance
+_FADE = 0.5 ** (1 / 150)  # how calls fade in the belief of compliance
 Proof = Literal["violating", "compliant"]
 
 
@@ -151,7 +151,7 @@ class RateTest:
     def compliance(self) -> float:
         """P(rate ≤ r0) in (0, 1): a Bayesian belief from recent calls, to share traffic by where nothing is proved.
 
-        Calls fade with a half-life of 500 of the arm's own; the prior Beta(1, ln ½ / ln(1 − r0)) holds both sides of
+        Calls fade with a half-life of 150 of the arm's own; the prior Beta(1, ln ½ / ln(1 − r0)) holds both sides of
         the limit equally likely. Not a proof: it may be wrong, and it moves both ways.
         """
         good = self._recent_calls - self._recent_bad
@@ -314,6 +314,11 @@ class Filters:
             entry.broken, entry.probe_share = saved["broken"], saved["probe_share"]
             entry.failures = saved["failures"]
             self._note(arm)
+
+    def rearranged(self, state: dict[str, Any], rows: Sequence[int | None]) -> dict[str, Any]:
+        """A state for other arms: arm i is entry `rows[i]` of `state`, or without evidence where that is None."""
+        (fresh,) = Filters(1, self.limits, self.settings).state()["arms"]
+        return {**state, "arms": [fresh if row is None else state["arms"][row] for row in rows]}
 
     def _note(self, arm: int) -> None:
         entry = self._arms[arm]

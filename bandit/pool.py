@@ -21,7 +21,7 @@ from bandit.filters import Filters, FilterSettings, Transition
 from bandit.limits import Limit, bad_call, limits_of
 from bandit.pacing import Pacer
 from bandit.policy import Policy, one_hot
-from bandit.posterior import HEADS, LATENCY, QUALITY, TOKENS, HeadPrior, Heads
+from bandit.posterior import HEADS, LATENCY, QUALITY, TOKENS, HeadPrior, Heads, rearranged
 from bandit.quantiles import RecentQuantile
 from bandit.scorer import Scorer, Utilities
 from bandit.thompson import Thompson
@@ -308,23 +308,26 @@ class Pool:
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take over learned state of the same arms and features, or raise `SnapshotMismatch` and change nothing."""
-        for key, mine in (
-            ("format", _FORMAT),
-            ("arms", list(self.names)),
-            ("features", self.features.version),
-        ):
+        """Take over learned state with the same features, or raise `SnapshotMismatch` and change nothing.
+
+        Arms are matched by name: one that is new here starts from its prior, what was learned of one that left is lost.
+        """
+        for key, mine in (("format", _FORMAT), ("features", self.features.version)):
             if state.get(key) != mine:
                 raise SnapshotMismatch(f"pool {self.name!r}: learned state has {key} {state.get(key)!r}, not {mine!r}")
-        self.heads.load(state["heads"], state["step"])
-        self.filters.load(state["filters"])
-        self.drift.load(state["drift"])
+        row_of = {name: row for row, name in enumerate(state["arms"])}
+        rows = [row_of.get(name) for name in self.names]
+        if all(row is None for row in rows):
+            raise SnapshotMismatch(f"pool {self.name!r}: learned state has none of its arms")
+        self.heads.load(rearranged(state["heads"], rows), state["step"])
+        self.filters.load(self.filters.rearranged(state["filters"], rows))
+        self.drift.load([[[] if row is None else values[row] for row in rows] for values in state["drift"]])
         for quantiles, saved in (
             (self.latency, state["latency"]),
             (self.time_to_first_token, state["time_to_first_token"]),
         ):
-            for quantile, values in zip(quantiles, saved, strict=True):
-                quantile.load(values)
+            for quantile, row in zip(quantiles, rows, strict=True):
+                quantile.load([] if row is None else saved[row])
         self.step = state["step"]
         if self.pacer is not None:
             self.pacer.multiplier = state["pacer_multiplier"]

@@ -6,7 +6,7 @@ policies, prices, limits or requests: it sees vectors, numbers and a step count.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, log
 from typing import Literal
@@ -16,7 +16,7 @@ import numpy as np
 from bandit.errors import InvalidInput, SnapshotMismatch
 from bandit.types import FloatArray
 
-__all__ = ["HEADS", "LATENCY", "QUALITY", "TOKENS", "HeadPrior", "Heads"]
+__all__ = ["HEADS", "LATENCY", "QUALITY", "TOKENS", "HeadPrior", "Heads", "rearranged"]
 
 QUALITY, TOKENS, LATENCY = 0, 1, 2
 HEADS = ("quality", "output_tokens", "latency")
@@ -292,3 +292,18 @@ class Heads:
                 self.uses_slopes[head] = True
                 for arm in range(self.n_arms):
                     self._rebuild(head, arm, now)
+
+
+def rearranged(state: Mapping[str, np.ndarray], rows: Sequence[int | None]) -> dict[str, np.ndarray]:
+    """A state of `Heads` for other arms: arm i is row `rows[i]` of `state`, or the prior where that is None."""
+    n_saved = state["weight"].shape[1]
+    picked = [n_saved if row is None else row for row in rows]
+    arranged = dict(state)
+    for name in ("gram", "moment", "square", "weight"):
+        array = state[name]
+        arranged[name] = np.concatenate([array, np.zeros_like(array[:, :1])], axis=1)[:, picked]
+    resets = [
+        (head, i, step) for head, arm, step in state["resets"].tolist() for i, row in enumerate(rows) if row == arm
+    ]
+    arranged["resets"] = np.array(resets, dtype=np.int64).reshape(-1, 3)
+    return arranged

@@ -33,7 +33,7 @@ from evaluation.upstream_process import loop_factory
 
 __all__ = ["LATENCY_FACTOR", "run"]
 
-CALLS_PER_S: Final = 100.0
+CALLS_PER_S: Final = 120.0
 JUMP_AT: Final = 1 / 3
 RECOVER_AT: Final = 0.6
 CHANGE_RUN_AT: Final = 0.5
@@ -189,7 +189,7 @@ class _Demo:
         self._tally.factors = {model: LATENCY_FACTOR}
         self._scene.episode = Episode(model, LATENCY_FACTOR, self._elapsed_s())
         self._note(
-            Event(self._elapsed_s(), model, f"is the most used: from here on its latency is × {LATENCY_FACTOR:g}")
+            Event(self._elapsed_s(), model, f"is the most used: latency × {LATENCY_FACTOR:g} from here on (simulated)")
         )
 
     async def _recover(self) -> None:
@@ -199,7 +199,7 @@ class _Demo:
         await self._places.control(latency_multiplier={episode.model: 1.0})
         self._tally.factors = {}
         episode.end_s = self._elapsed_s()
-        self._note(Event(self._elapsed_s(), episode.model, "has its old latency again"))
+        self._note(Event(self._elapsed_s(), episode.model, "has its old latency again (simulated)"))
 
     async def _change_run(self) -> None:
         before, after = self._pool.runs[0], self._pool.runs[1]
@@ -221,7 +221,7 @@ class _Demo:
         """A function that shows the scene: a live table, or a line now and then where there is no terminal."""
         if self._console.is_terminal:
             with Live(console=self._console, auto_refresh=False, transient=True) as live:
-                yield lambda: live.update(live_view(self._scene, self._console.width), refresh=True)
+                yield lambda: live.update(live_view(self._scene, self._console.size), refresh=True)
             return
         last_s = 0.0
 

@@ -31,6 +31,9 @@ MAX_CATEGORIES: Final = 24
 P95_LATENCY_S: Final = 2.0 * TIME_SCALE
 MIN_ACCURACY: Final = 0.7
 COST_REFERENCE_USD: Final = 0.004
+FILTERS: Final = {"probe_share": 0.1}
+"""Five times the default, so that a model's way back after it recovered fits into a run of a minute."""
+
 TIMEOUT_S: Final = 10.0
 _SERVER: Final = {"data_dir": "./pointsman-demo-data", "shutdown_grace_s": 2.0}
 
@@ -98,7 +101,7 @@ def simulated_pool(p95_latency_s: float | None = None, min_accuracy: float | Non
         time_scale=TIME_SCALE,
         p95_latency_s=limit_s,
         min_accuracy=accuracy,
-        options=_pool_options(limit_s, accuracy, COST_REFERENCE_USD, CATEGORIES),
+        options=_pool_options(limit_s, accuracy, COST_REFERENCE_USD, CATEGORIES, FILTERS),
         runs=(),
         sample=sample_prompt,
         expected=expected,
@@ -114,7 +117,7 @@ def recorded_pool(
     """A pool from a folder of recorded outcomes: its last two runs, one after the other, or only `run`.
 
     Takes the models that have prices and are in all of these runs, at most twelve, the most accurate. Limits not given
-    are such that about a third of the models keep the one on latency and a fifth break the one on accuracy.
+    are such that about a third of the models keep the one on latency and most keep the one on accuracy.
     Raises InvalidInput.
     """
     recorded = RecordedSet.load(folder)
@@ -130,7 +133,7 @@ def recorded_pool(
         limit_s = round(float(np.nanquantile(facts.p95_s, 1 / 3)) * scale, 2)
     accuracy = min_accuracy
     if accuracy is None:
-        accuracy = round(float(np.quantile(facts.quality, 0.2)) - 0.02, 2)
+        accuracy = round(float(np.quantile(facts.quality, 0.2)) - 0.05, 2)
     cost_reference_usd = 1.25 * facts.dear_usd
     categories = sorted({category for category in recorded.categories if category})
     return DemoPool(
@@ -139,7 +142,7 @@ def recorded_pool(
         time_scale=scale,
         p95_latency_s=limit_s,
         min_accuracy=accuracy,
-        options=_pool_options(limit_s, accuracy, cost_reference_usd, categories),
+        options=_pool_options(limit_s, accuracy, cost_reference_usd, categories, {}),
         runs=tuple(runs),
         sample=_Deck(recorded),
         expected=_Recorded(recorded, source, limit_s, scale),
@@ -147,12 +150,13 @@ def recorded_pool(
 
 
 def _pool_options(
-    limit_s: float | None, min_accuracy: float, cost_reference_usd: float, categories: Sequence[str]
+    limit_s: float | None,
+    min_accuracy: float,
+    cost_reference_usd: float,
+    categories: Sequence[str],
+    filters: Mapping[str, float],
 ) -> dict[str, Any]:
-    """Objective, limits and policy. All but the filters' two shares are what one would use in earnest.
-
-    Those are larger than their defaults so that a model's return fits into a run of a minute.
-    """
+    """Objective, limits and policy as one would set them in earnest."""
     objective = {"quality": 1.0, "cost": 0.2, "cost_reference_usd": float(f"{cost_reference_usd:.2g}")}
     constraints = {"min_accuracy": min_accuracy, "accuracy_evidence": "feedback"}
     if limit_s is not None:
@@ -161,7 +165,7 @@ def _pool_options(
     options: dict[str, Any] = {
         "objective": objective,
         "constraints": constraints,
-        "filters": {"probe_share": 0.1, "unknown_share": 0.3},
+        "filters": {"unknown_share": 0.3, **filters},
         "policy": {"kind": "thompson", "half_life_requests": 2000},
     }
     if 0 < len(categories) <= MAX_CATEGORIES:

@@ -23,7 +23,7 @@ __all__ = ["Comparison", "Episode", "Event", "ModelRow", "Tally", "event_from_lo
 
 SLOW_RATE: Final = 0.05
 _MARK: Final = "standing changed: "
-_LIMIT_WORDS: Final = {"p95_latency_s": "p95 latency", "min_accuracy": "accuracy"}
+_BAD_WORDS: Final = {"p95_latency_s": "slow", "p95_time_to_first_token_s": "slow", "min_accuracy": "wrong"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +158,9 @@ class Tally:
         total = sum(self._cost)
         return None if math.isnan(total) else total
 
-    def compared(self, since_s: float = -math.inf) -> Comparison | None:
-        """The calls since `since_s` against the best single model *of the whole run so far*; None without calls."""
-        window = self._window(since_s, math.inf)
+    def compared(self, since_s: float = -math.inf, until_s: float = math.inf) -> Comparison | None:
+        """The calls answered in a window against the best single model *of the whole run*; None without calls."""
+        window = self._window(since_s, until_s)
         n = window.stop - window.start
         if n <= 0:
             return None
@@ -220,15 +220,14 @@ def event_from_log(line: str, started_ts: float) -> Event | None:
 
 
 def _transition_text(row: Mapping[str, Any]) -> str:
-    limit = _LIMIT_WORDS.get(row["constraint_name"], row["constraint_name"])
-    seen = ""
-    if row.get("calls") and row.get("rate") is not None:
-        bad = "slow" if limit == "p95 latency" else "wrong" if limit == "accuracy" else "bad"
-        seen = f", {row['rate']:.1%} of {row['calls']} {bad}, {row['limit_rate']:.0%} allowed"
-    return f"{row['from_state']} → {row['to_state']} ({limit}: {row['reason']}{seen})"
+    bad, seen = _BAD_WORDS.get(row["constraint_name"], "bad"), ""
+    # What let a filtered model go on probation is its last probes, and not the rate since it was filtered.
+    if row.get("calls") and row.get("rate") is not None and row["to_state"] != "probing":
+        seen = f": {row['rate']:.1%} of {row['calls']} {bad}"
+    return f"{row['from_state']} → {row['to_state']}, {row['reason']}{seen}"
 
 
 def _drift_text(row: Mapping[str, Any]) -> str:
     head, change = str(row["constraint_name"]), float(row["evidence"])
     size = f"× {math.exp(min(change, 50.0)):.2g}" if head != "quality" else f"{change:+.2f}"
-    return f"drift in {head.replace('_', ' ')} ({size} against what was predicted): partly forgotten"
+    return f"drift in {head.replace('_', ' ')}, {size} against predictions: partly forgotten"

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleDimensions, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -20,8 +20,9 @@ __all__ = ["RECENT_S", "Scene", "event_line", "live_view", "progress_line", "sum
 
 RECENT_S = 5.0
 _EVENTS_SHOWN = 8
-_BAR_FROM_WIDTH = 100
+_BAR_FROM_WIDTH = 110
 _BAR = 12
+_OTHER_COLUMNS_WIDTH = 58  # of the model column, all others need about this
 _STYLES = {"admitted": "green", "filtered": "red", "probing": "yellow", "unknown": "dim"}
 _NONE = "–"
 
@@ -39,15 +40,16 @@ class Scene:
     seconds: float
 
 
-def live_view(scene: Scene, width: int) -> RenderableType:
-    """The screen while it runs."""
+def live_view(scene: Scene, size: ConsoleDimensions) -> RenderableType:
+    """The screen while it runs; as many of the last events as fit."""
     tally, now_s = scene.tally, scene.elapsed_s
     recent = tally.rows(now_s - RECENT_S)
-    table = _table(f"share {RECENT_S:.0f} s", "share all", "quality", "$/1,000", f"p95 {RECENT_S:.0f} s", "state")
+    columns = (f"share {RECENT_S:.0f} s", "share all", "quality", "$/1,000", f"p95 {RECENT_S:.0f} s", "state")
+    table = _table(size.width, *columns)
     limit_s = scene.pool.p95_latency_s
     for new, old in zip(recent, tally.rows(), strict=True):
         share = f"{new.share:.0%}"
-        if width >= _BAR_FROM_WIDTH:
+        if size.width >= _BAR_FROM_WIDTH:
             share = f"{'━' * round(_BAR * new.share):<{_BAR}} {share:>4}"
         slow = limit_s is not None and new.p95_s is not None and new.p95_s > limit_s
         p95 = Text(_seconds(new.p95_s), style="red" if slow else "")
@@ -55,11 +57,16 @@ def live_view(scene: Scene, width: int) -> RenderableType:
             old.name, share, f"{old.share:.0%}", _number(old.quality), _usd(old), p95, _state(scene, old.name)
         )
     head = Text(f"Pointsman demo · {_what(scene)} · {now_s:.0f} of {scene.seconds:.0f} s", style="bold")
-    parts: list[RenderableType] = [head, Text(_limits(scene.pool), style="dim"), table, Text(_counts(scene))]
+    parts: list[RenderableType] = [head, _line(_limits(scene.pool), "dim"), table, _line(_counts(scene))]
     compared = tally.compared()
     if compared is not None:
-        parts.append(Text(f"against {compared.single} alone, same calls: {_difference(compared)}"))
-    parts += [_event(event) for event in scene.events[-_EVENTS_SHOWN:]]
+        parts.append(_line(f"against the same calls on {compared.single} alone (expected, {scene.pool.kind}):"))
+        parts.append(_line(f"  {_difference(compared)}"))
+    room = max(1, size.height - len(recent) - len(parts) - 2)
+    for event in scene.events[-min(room, _EVENTS_SHOWN) :]:
+        text = _event(event)
+        text.no_wrap, text.overflow = True, "ellipsis"
+        parts.append(text)
     return Group(*parts)
 
 
@@ -84,7 +91,9 @@ def summary(scene: Scene, console: Console) -> None:
     tally, end_s = scene.tally, scene.elapsed_s
     console.print(Text(f"\nPointsman demo · {_what(scene)} · ran {end_s:.0f} s", style="bold"))
     console.print(Text(_limits(scene.pool), style="dim"))
-    table = _table("calls", "first 5 s", "last 5 s", "quality", "$/1,000", "p95", "state")
+    console.print(Text(f"first and last {RECENT_S:.0f} s: share of the calls then", style="dim"))
+    window = f"{RECENT_S:.0f} s"
+    table = _table(console.width, "calls", f"first {window}", f"last {window}", "quality", "$/1,000", "p95", "state")
     first, last = tally.rows(until_s=RECENT_S), tally.rows(end_s - RECENT_S)
     for row, early, late in zip(tally.rows(), first, last, strict=True):
         cells = (f"{row.calls:,}", f"{early.share:.0%}", f"{late.share:.0%}", _number(row.quality), _usd(row))
@@ -115,11 +124,16 @@ def _whole_run(scene: Scene) -> Iterator[str]:
     reason = "the most accurate single model that keeps the limits over this run"
     if not compared.keeps:
         reason = "the most accurate single model; none keeps the limits over this run"
-    yield f"Against {compared.single} alone ({reason}; {origin}), on the same calls:"
-    yield f"  whole run:    {_difference(compared)}"
-    late = tally.compared(scene.elapsed_s - scene.seconds / 6)
-    if late is not None:
-        yield f"  last {scene.seconds / 6:.0f} s:{'':<{5 - len(f'{scene.seconds / 6:.0f}')}}{_difference(late)}"
+    yield f"Against {compared.single} alone on the same calls ({reason}; {origin}):"
+    late_s = scene.elapsed_s / 6
+    parts = {
+        f"first {RECENT_S:.0f} s": tally.compared(until_s=RECENT_S),
+        "whole run": compared,
+        f"last {late_s:.0f} s": tally.compared(since_s=scene.elapsed_s - late_s),
+    }
+    for name, part in parts.items():
+        if part is not None:
+            yield f"  {name:<11}{_difference(part)}"
 
 
 def _episode(scene: Scene) -> Iterator[str]:
@@ -163,13 +177,17 @@ def _episode(scene: Scene) -> Iterator[str]:
     yield f"  its share: {shares[0]:.0%} before, {shares[1]:.0%} while filtered and slow, {shares[2]:.0%} at the end"
 
 
-def _table(*columns: str) -> Table:
+def _table(width: int, *columns: str) -> Table:
     table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
-    table.add_column("model", no_wrap=True, overflow="ellipsis", min_width=12)
+    table.add_column("model", no_wrap=True, overflow="ellipsis", max_width=max(12, width - _OTHER_COLUMNS_WIDTH))
     for column in columns[:-1]:
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column(columns[-1], no_wrap=True)
     return table
+
+
+def _line(text: str, style: str = "") -> Text:
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
 
 
 def _event(event: Event) -> Text:
@@ -187,8 +205,8 @@ def _what(scene: Scene) -> str:
 
 
 def _limits(pool: DemoPool) -> str:
-    limits = "" if pool.p95_latency_s is None else f"p95 latency ≤ {pool.p95_latency_s:g} s, "
-    scaled = f"; {pool.kind} latencies × {pool.time_scale:g}, the limit too" if limits else ""
+    limits = "" if pool.p95_latency_s is None else f"p95 ≤ {pool.p95_latency_s:g} s, "
+    scaled = f" ({pool.kind} latencies × {pool.time_scale:g}, limit too)" if limits else ""
     return f"limits: {limits}accuracy ≥ {pool.min_accuracy:g}{scaled}"
 
 
@@ -201,13 +219,11 @@ def _counts(scene: Scene) -> str:
 
 
 def _difference(compared: Comparison) -> str:
+    cost = "cost unknown"
+    if compared.saving is not None:
+        cost = f"cost {-compared.saving:+.0%} (${compared.cost_usd:.2f} / ${compared.single_cost_usd:.2f})"
     quality = compared.quality - compared.single_quality
-    if compared.saving is None:
-        cost = "cost unknown"
-    else:
-        more = "less" if compared.saving >= 0 else "more"
-        cost = f"cost ${compared.cost_usd:.2f} for ${compared.single_cost_usd:.2f}, {abs(compared.saving):.0%} {more}"
-    return f"{cost}; quality {compared.quality:.3f} for {compared.single_quality:.3f} ({quality:+.3f})"
+    return f"{cost}, quality {quality:+.3f} ({compared.quality:.3f} / {compared.single_quality:.3f})"
 
 
 def _state(scene: Scene, model: str) -> Text:

@@ -37,7 +37,7 @@ __all__ = ["build_pool", "run", "serve"]
 
 _log = logging.getLogger("pointsman")
 _HOUSEKEEPING_S = 5.0
-_PRUNE_BATCH = 5_000
+_PRUNE_BATCH = 1_000
 _KEEPALIVE_S = 75.0
 
 

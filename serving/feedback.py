@@ -250,5 +250,7 @@ def _validated(adapter: TypeAdapter[Any], body: Any) -> Any:
 def _problem(error: Any) -> dict[str, str]:
     path = ""
     for part in error["loc"]:
+        if part == "[key]":  # pydantic's mark for a mapping's key
+            continue
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
     return {"param": path, "message": error["msg"]}

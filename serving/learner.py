@@ -66,7 +66,7 @@ class Learner:
         # Records somebody holds, such as a call under way: there must never be two of one decision.
         self._alive: WeakValueDictionary[str, Record] = WeakValueDictionary()
         for pool in self.pools.values():
-            metrics.filter_states(pool)
+            metrics.watch(pool)
 
     @property
     def healthy(self) -> bool:
@@ -120,6 +120,8 @@ class Learner:
         durable = self._append(feedback_event(feedback, self._reward(record, feedback)))
         changes = self._apply_feedback(record, feedback)
         record.feedback = feedback
+        if feedback.quality is not None and feedback.revises is None:
+            self._metrics.graded(record.decision.pool, record.served_by, feedback.quality)
         self._log_changes(record, changes)
         self._snapshot_if_due()
         return durable

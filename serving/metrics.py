@@ -52,8 +52,8 @@ class Metrics:
         self.tokens = self._counter("tokens", "Tokens of successful calls.", (*pool_model, "direction"))
         self.cost = self._counter("cost_usd", "Known cost of calls in USD.", pool_model)
         self.feedback = self._counter("feedback", "Feedback items by what became of them.", ("status",))
-        self.quality = self._counter("quality_sum", "Sum of the quality learned.", pool_model)
-        self.graded = self._counter("quality_count", "Number of qualities learned.", pool_model)
+        self.quality_sum = self._counter("quality_sum", "Sum of first feedback's quality.", pool_model)
+        self.quality_count = self._counter("quality_count", "Number of first feedback with a quality.", pool_model)
         self.state = Gauge(
             "pointsman_filter_state", "1 for the state an arm is in.", (*pool_model, "state"), registry=self.registry
         )
@@ -90,6 +90,18 @@ class Metrics:
             series.output_tokens.inc(outcome.output_tokens or 0)
         if outcome.cost_usd is not None:
             series.cost.inc(outcome.cost_usd)
+
+    def graded(self, pool: str, model: str, quality: float) -> None:
+        """Count the first quality posted for a decision."""
+        self.quality_sum.labels(pool, model).inc(quality)
+        self.quality_count.labels(pool, model).inc()
+
+    def watch(self, pool: Pool) -> None:
+        """Show a pool's standing and multiplier from now on."""
+        self.filter_states(pool)
+        if pool.pacer is not None:
+            pacer = pool.pacer
+            self.multiplier.labels(pool.name).set_function(lambda: pacer.multiplier)
 
     def filter_states(self, pool: Pool) -> None:
         """Show a pool's standing anew."""

@@ -248,7 +248,8 @@ def _content_text(content: Any, param: str) -> str:
 def _text_prompt(body: Mapping[str, Any], field: str, category: str | None, max_items: int) -> Prompt:
     value = body.get(field)
     items = value if isinstance(value, list) else [value]
-    if not items or not all(isinstance(item, (str, int, list)) and not isinstance(item, bool) for item in items):
+    sound = all(isinstance(item, (str, int, list)) and not isinstance(item, bool) for item in items)
+    if not items or not sound or not isinstance(value, (str, list)):
         raise InvalidRequest("must be a string, a list of strings, or tokens", field)
     tokens_given = isinstance(value, list) and isinstance(items[0], int)
     if not tokens_given and len(items) > max_items:

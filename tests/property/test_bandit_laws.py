@@ -53,12 +53,14 @@ def is_distribution(p):
     return bool(np.isfinite(p).all() and (p >= 0).all() and abs(p.sum() - 1) < 1e-9)
 
 
-@given(beliefs())
+@given(beliefs(filtered=True))
 @law
 def test_best_arm_probabilities_are_a_distribution(posterior):
     mean, sd, compliance = posterior
     assert is_distribution(best_arm_probabilities(mean, sd))
-    assert is_distribution(best_arm_probabilities(mean, sd, compliance))
+    p = best_arm_probabilities(mean, sd, compliance)
+    assert is_distribution(p)
+    assert (p[compliance == 0] == 0).all()
 
 
 @given(beliefs(), st.randoms(use_true_random=False))

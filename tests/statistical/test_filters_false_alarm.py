@@ -52,7 +52,7 @@ def test_at_the_limit_a_proof_is_wrong_with_probability_at_most_alpha(side, rate
 
 
 def test_graded_values_between_0_and_1_are_no_likelier_to_be_proved_bad():
-    """x = 1 − quality with mean r0 = 0.2: n=400 arms of 300 calls, seed 2; at most 0.01·400 + 3·√(400·0.0099) = 9."""
+    """Values with mean r0 = 0.2: n=400 arms of 300 calls, seed 2; at most 0.01·400 + 3·√(400·0.0099) = 9."""
     rng = np.random.default_rng(2)
     wrong = 0
     for _ in range(400):

@@ -99,7 +99,7 @@ def test_drawn_frequencies_agree_with_logged_probabilities():
     plain = Pool([Arm(f"m{i}") for i in range(6)], policy=Thompson(exploration_floor=0.05))
     limited = Pool([Arm(f"m{i}") for i in range(4)], constraints=Constraints(p95_latency_s=1.0))
     rng = np.random.default_rng(5)
-    for i in range(300):
+    for _ in range(300):
         plain.update(plain.choose(Prompt(), rng), quality=float(rng.random() < 0.5))
         d = limited.choose(Prompt(), rng)
         limited.update(d, quality=0.5 + 0.1 * rng.random(), latency_s=9.0 if d.chosen == "m2" else 0.1)

@@ -106,6 +106,23 @@ def test_compliance_is_a_mixture_over_the_subsets_that_comply(mean, sd, complian
     np.testing.assert_allclose(p, mixture(mean, sd, compliance), atol=TOLERANCE)
 
 
+def test_an_arm_that_never_complies_is_as_good_as_absent():
+    mean, sd = np.array([0.5, 0.9, 0.6, 0.4]), np.array([0.1, 0.2, 0.2, 0.3])
+    for c in (np.array([1.0, 0.0, 1.0, 1.0]), np.array([0.4, 0.0, 0.9, 0.0])):
+        rest = c > 0
+        p = best_arm_probabilities(mean, sd, c)
+        assert (p[c == 0] == 0).all()
+        np.testing.assert_allclose(p[rest], best_arm_probabilities(mean[rest], sd[rest], c[rest]), atol=1e-12)
+
+
+@pytest.mark.parametrize("gap", [4.9, 5.1, 30.0])
+def test_an_arm_far_below_has_its_tiny_probability_or_none(gap):
+    """P(u₁ > u₂) = Φ(−gap/√2) beside equal widths: at most 3·10⁻⁴ here."""
+    p = best_arm_probabilities(np.array([0.5 - gap * 0.1, 0.5, 0.5]), np.full(3, 0.1))
+    assert 0 <= p[0] <= norm.cdf(-gap / np.sqrt(2)) + 1e-6
+    np.testing.assert_allclose(p[1:], 0.5, atol=TOLERANCE)
+
+
 def test_certain_compliance_changes_nothing():
     mean, sd = np.array([0.5, 0.6, 0.4]), np.array([0.1, 0.2, 0.3])
     certain = best_arm_probabilities(mean, sd, np.ones(3))

@@ -9,7 +9,7 @@ from bandit.drift import DriftDetectors
 
 
 def jump(detectors, head, arm, before, after, *, sd=0.0, n=300, seed=0):
-    """n residuals around `before`, then up to 500 around `after`: (false alarms, calls until seen, change)."""
+    """Feed n residuals around `before`, then up to 500 around `after`: (false alarms, calls until seen, change)."""
     rng = np.random.default_rng(seed)
     false_alarms = sum(detectors.update(head, arm, before + sd * rng.standard_normal()) != 0.0 for _ in range(n))
     for call in range(1, 501):
@@ -28,6 +28,12 @@ def test_a_jump_is_seen_soon_with_its_sign_and_size(span, before, after, n):
     assert calls is not None
     assert 40 <= calls <= 100
     assert change == pytest.approx(after - before, abs=0.064 * span)
+
+
+def test_after_a_change_the_detector_starts_anew():
+    detectors = DriftDetectors(1, 1, (1.0,))
+    assert jump(detectors, 0, 0, 0.0, 0.6)[1] is not None
+    assert detectors.state() == [[[]]]
 
 
 def test_a_small_jump_seen_late_still_has_its_sign_and_size():

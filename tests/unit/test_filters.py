@@ -13,6 +13,7 @@ from bandit.errors import InvalidInput, SnapshotMismatch
 from bandit.filters import Filters, FilterSettings, RateTest
 
 R0 = 0.05
+HALF_LIFE_CALLS = 150  # of the belief of compliance, as documented
 LIMITS = (("p95_latency_s", R0),)
 
 
@@ -106,7 +107,7 @@ def test_compliance_is_the_bayesian_belief_from_recent_calls(r0, calls):
     test = RateTest(r0)
     for x in calls:
         test.add(x)
-    fade = 0.5 ** (1 / 500)
+    fade = 0.5 ** (1 / 150)
     weights = fade ** np.arange(len(calls) - 1, -1, -1.0)
     assert test.compliance == pytest.approx(belief(weights @ np.array(calls), weights.sum(), r0), abs=1e-6)
 
@@ -116,7 +117,7 @@ def test_compliance_fades_and_is_never_nothing():
     for _ in range(200):
         test.add(1.0)
     assert test.compliance == 1e-6
-    for _ in range(5000):  # ten half-lives
+    for _ in range(20 * HALF_LIFE_CALLS):
         test.add(0.0)
     assert test.compliance > 0.9
 
@@ -206,6 +207,16 @@ def test_an_admitted_arm_that_changes_is_filtered_although_its_average_is_good()
         "change detected",
     )
     assert transition.rate < R0
+
+
+def test_an_arm_that_lost_its_certificate_needs_a_new_one():
+    filters = Filters(1, LIMITS)
+    feed(filters, 0, 0.0, 300)
+    while filters.states != ("filtered",):
+        feed(filters, 0, 1.0, 1)
+    n = first_proof("compliant", bad=0.0, threshold=100)
+    assert [t.to_state for t in feed(filters, 0, 0.0, n - 1)] == ["probing"]
+    assert [t.to_state for t in feed(filters, 0, 0.0, 1)] == ["admitted"]
 
 
 def test_an_arm_is_admitted_when_every_limit_is_proved():

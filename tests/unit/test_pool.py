@@ -1,4 +1,4 @@
-"""The pool: deciding changes nothing, each kind of event teaches what it should, and a replay equals the original."""
+"""The pool: what each kind of event teaches, what a price does, and what a decision carries."""
 
 from __future__ import annotations
 
@@ -13,22 +13,18 @@ from bandit import (
     Arm,
     Constraints,
     Decision,
-    DriftReset,
     EpsilonGreedy,
-    Features,
     Feedback,
-    FilterSettings,
     Fixed,
     Objective,
     Outcome,
     Pool,
     Price,
     Prompt,
-    Transition,
     Uniform,
     snapshot,
 )
-from bandit.errors import InvalidInput, NoFeasibleArm, SnapshotMismatch, UnknownArm
+from bandit.errors import InvalidInput, UnknownArm
 from bandit.posterior import LATENCY, QUALITY, TOKENS
 
 LIMITED = Constraints(p95_latency_s=2.0, max_error_rate=0.1, min_accuracy=0.7, accuracy_evidence="both")
@@ -52,164 +48,10 @@ def bits(pool):
     return snapshot.dumps(pool.state())
 
 
-def drive(pool, n, seed, *, replayed=None):
-    """n requests with feedback a while later, failures, revisions, benchmarks; returns the log of events."""
-    r, log_, waiting = rng(seed), [], []
-    for i in range(n):
-        prompt = Prompt(f"question {i % 7} {'x' * (i % 50)}", input_tokens=i % 90, category=("a", "b", None)[i % 3])
-        d = pool.decide(prompt, r, decision_id=f"d{i}", ts=float(i))
-        log_.append(("decision", d))
-        pool.advance()
-        status = str(r.choice(["ok"] * 17 + ["error", "timeout", "cancelled"]))
-        o = outcome(
-            d,
-            status,
-            latency_s=float(r.lognormal(0.0 if i < n // 2 else 2.5, 0.3)),
-            output_tokens=int(r.integers(0, 500)),
-            cost_usd=float(r.random() * 1e-3),
-            time_to_first_token_s=0.1,
-        )
-        log_.append(("outcome", d, o))
-        resets(log_, pool, pool.apply_outcome(d, o))
-        waiting.append((d, float(r.random() < (0.9 if i < n // 2 else 0.2))))
-        if i % 3 == 0:
-            old, quality = waiting.pop(int(r.integers(len(waiting))))
-            f = Feedback(old.decision_id, 0.0, quality)
-            log_.append(("feedback", old, f))
-            resets(log_, pool, pool.apply_feedback(old, f))
-            if i % 5 == 0:
-                f = replace(f, quality=1 - quality, revision=1, revises=quality)
-                log_.append(("feedback", old, f))
-                pool.apply_feedback(old, f)
-        if i % 11 == 0:
-            log_.append(("benchmark", f"m{i % len(pool.arms)}", float(r.random() < 0.8)))
-            pool.apply_benchmark(*log_[-1][1:])
-    return log_
-
-
-def resets(log_, pool, changes):
-    log_ += [("reset", pool.names[c.arm], c.head, c.change) for c in changes if isinstance(c, DriftReset)]
-
-
-def replay(pool, events):
-    for kind, *event in events:
-        if kind == "decision":
-            pool.advance()
-        elif kind == "outcome":
-            pool.apply_outcome(*event, replay=True)
-        elif kind == "feedback":
-            pool.apply_feedback(*event, replay=True)
-        elif kind == "benchmark":
-            pool.apply_benchmark(*event)
-        else:
-            pool.apply_reset(*event)
-
-
-def test_deciding_changes_nothing():
-    pool = make(constraints=LIMITED, usd_per_request=0.0005)
-    drive(pool, 300, 1)
-    before = bits(pool)
-    for i in range(20):
-        pool.decide(Prompt(f"what {i}", category="z"), rng(i), decision_id=str(i), ts=0.0)
-    assert bits(pool) == before
-
-
 def test_equal_randomness_gives_an_equal_decision():
     pool = make()
     one, two = (pool.decide(Prompt("hi"), rng(5), decision_id="d", ts=1.0) for _ in range(2))
     assert json.dumps(one.to_row(), default=np.ndarray.tolist) == json.dumps(two.to_row(), default=np.ndarray.tolist)
-
-
-def test_replaying_the_log_rebuilds_the_pool_bit_by_bit():
-    """Decisions count steps, resets come from the log; every learned array is equal, and so is the next decision."""
-
-    def fresh():
-        return make(constraints=LIMITED, usd_per_request=0.0005, half_life_requests=400.0)
-
-    first, second = fresh(), fresh()
-    events = drive(first, 1500, 2)
-    assert any(kind == "reset" for kind, *_ in events)
-    replay(second, events)
-    assert bits(second) == bits(first)
-    one, two = (p.decide(Prompt("next", category="a"), rng(), decision_id="d", ts=0.0) for p in (first, second))
-    np.testing.assert_array_equal(one.probabilities, two.probabilities)
-
-
-def test_a_snapshot_and_the_rest_of_the_log_rebuild_what_was_learned_bit_by_bit():
-    """After a restart detectors and caches start anew; the evidence of heads, limits and quantiles does not."""
-
-    def fresh():
-        return make(constraints=LIMITED, usd_per_request=0.0005, half_life_requests=400.0)
-
-    first, second, half = fresh(), fresh(), fresh()
-    events = drive(first, 1500, 2)
-    cut = next(i for i, event in enumerate(events) if event[0] == "decision" and event[1].step == 700)
-    replay(half, events[:cut])
-    second.load(snapshot.loads(bits(half)))
-    replay(second, events[cut:])
-
-    def learned(pool):
-        state = pool.state()
-        del state["drift"], state["heads"]["uses_slopes"]
-        return snapshot.dumps(state)
-
-    assert learned(second) == learned(first)
-
-
-def test_a_replay_leaves_drift_to_the_resets_in_the_log():
-    def jump(pool, *, replay):
-        changes = []
-        for i in range(800):
-            d = pool.choose(Prompt(), rng(i))
-            y = float(rng(10_000 + i).random() < (0.95 if i < 400 else 0.05))
-            changes += pool.apply_feedback(d, Feedback(d.decision_id, 0.0, y), replay=replay)
-        return changes
-
-    live, replayed = make(1), make(1)
-    changes = jump(live, replay=False)
-    assert [c.head for c in changes] == ["quality"]
-    assert changes[0].change < -0.5
-    assert jump(replayed, replay=True) == []
-    counts = [p.heads.counts(QUALITY, 800)[0] for p in (live, replayed)]
-    replayed.apply_reset("m0", "quality", changes[0].change)
-    assert counts[0] < counts[1]
-    assert replayed.heads.counts(QUALITY, 800)[0] == pytest.approx(0.1 * counts[1])
-
-
-def test_after_a_jump_the_prediction_follows_quickly():
-    """1,000 calls at 0.9, then at 0.2: an average over all would still say (900 + 30)/1150 = 0.81 after 150 more."""
-    pool, r, changes = make(1, half_life_requests=None), rng(3), []
-    for i in range(1150):
-        d = pool.choose(Prompt(), r)
-        changes += pool.update(d, quality=float(r.random() < (0.9 if i < 1000 else 0.2)))
-    (reset,) = changes
-    assert isinstance(reset, DriftReset)
-    assert (reset.arm, reset.head) == (0, "quality")
-    assert reset.change == pytest.approx(-0.7, abs=0.2)
-    # a tenth of 1,000 old ones, less than half of the 150 new ones discounted with them
-    assert pool.decide(Prompt(), r, decision_id="", ts=0.0).predicted_quality[0] < 0.7
-
-
-def test_a_snapshot_goes_on_where_the_original_stands():
-    first, second = (make(constraints=LIMITED, usd_per_request=0.0005) for _ in range(2))
-    drive(first, 400, 4)
-    second.load(snapshot.loads(bits(first)))
-    assert (second.step, bits(second)) == (400, bits(first))
-    one, two = (p.decide(Prompt("next"), rng(), decision_id="d", ts=0.0) for p in (first, second))
-    assert one.pacer_multiplier == two.pacer_multiplier
-    # predictions agree up to the caches' 2 %
-    np.testing.assert_allclose(one.predicted_quality, two.predicted_quality, atol=0.02)
-
-
-def test_snapshots_of_other_pools_are_refused_and_change_nothing():
-    pool = make()
-    drive(pool, 50, 5)
-    before = bits(pool)
-    others = [make(2), make(features=Features(["a"])), Pool([Arm(f"x{i}") for i in range(3)])]
-    for state in [*(p.state() for p in others), {**pool.state(), "format": 99}, {}]:
-        with pytest.raises(SnapshotMismatch):
-            pool.load(state)
-    assert bits(pool) == before
 
 
 def test_steps_count_routed_requests():
@@ -354,77 +196,6 @@ def test_the_pacer_moves_traffic_to_the_cheap_arm_and_is_logged():
     assert after.probabilities[1] > 0.9
     # an unknown cost counts as the dearest: their utilities, and so their shares, are equal
     assert after.probabilities[0] == pytest.approx(after.probabilities[2], abs=1e-3)
-
-
-def violating(pool, arms, *, seconds, times=5):
-    changes = []
-    d = pool.decide(Prompt(), rng(), decision_id="d", ts=0.0)
-    for arm in arms:
-        for _ in range(times):
-            changes += pool.apply_outcome(d, outcome(d, model=f"m{arm}", latency_s=seconds[arm]))
-    return changes
-
-
-def test_a_slow_arm_is_filtered_and_gets_its_probe_share_only():
-    pool = make(3, constraints=Constraints(p95_latency_s=2.0), filters=FilterSettings(probe_share=0.02))
-    changes = violating(pool, [1], seconds={1: 9.0}, times=2)
-    assert [(c.arm, c.to_state) for c in changes if isinstance(c, Transition)] == [(1, "filtered")]
-    d = pool.decide(Prompt(), rng(), decision_id="d", ts=0.0)
-    assert list(d.feasible) == [True, False, True]
-    assert d.probabilities[1] == 0.02
-    assert not d.infeasible
-
-
-SECONDS = {0: 6.0, 1: 3.0, 2: 9.0}
-
-
-def test_when_no_arm_is_feasible_the_least_violating_is_chosen_and_flagged():
-    pool = make(3, constraints=Constraints(p95_latency_s=2.0))
-    violating(pool, range(3), seconds=SECONDS)
-    assert pool.excess() == pytest.approx({"m0": 2.0, "m1": 0.5, "m2": 3.5})
-    d = pool.decide(Prompt(), rng(), decision_id="d", ts=0.0)
-    assert d.infeasible
-    assert not d.feasible.any()
-    assert d.probabilities.sum() == pytest.approx(1.0)
-    assert d.probabilities[1] > 0.9
-    assert (d.probabilities > 0).all()  # the others are still probed
-
-
-def test_when_no_arm_is_feasible_a_pool_may_refuse():
-    pool = make(3, constraints=Constraints(p95_latency_s=2.0, on_infeasible="fail"))
-    violating(pool, range(3), seconds=SECONDS)
-    before = bits(pool)
-    with pytest.raises(NoFeasibleArm, match=r"m1 by 50%, m0 by 200%, m2 by 350%") as caught:
-        pool.decide(Prompt(), rng(), decision_id="d", ts=0.0)
-    assert caught.value.excess == pytest.approx({"m0": 2.0, "m1": 0.5, "m2": 3.5})
-    assert bits(pool) == before
-
-
-def test_the_excess_is_the_worst_over_all_limits():
-    pool = make(2, constraints=LIMITED, half_life_requests=None)
-    d = pool.choose(Prompt(), rng())
-    pool.apply_outcome(d, outcome(d, model="m0", latency_s=1.0))  # p95 half of its limit
-    pool.apply_outcome(d, outcome(d, "error", model="m0"))  # errors 1 of 2: five times the limit of 0.1
-    pool.apply_feedback(d, Feedback("d", 0.0, 1.0), model="m1")  # 0.75 against 0.7
-    assert pool.excess() == pytest.approx({"m0": 4.0, "m1": 0.0}, abs=1e-12)
-
-
-@pytest.mark.parametrize(("change", "state"), [(1.0, "unknown"), (-1.0, "admitted")])
-def test_drift_to_the_worse_voids_a_certificate_and_to_the_better_does_not(change, state):
-    pool = make(1, constraints=Constraints(p95_latency_s=2.0))
-    violating(pool, [0], seconds={0: 0.5}, times=300)
-    assert pool.filters.states == ("admitted",)
-    changes = pool.apply_reset("m0", "latency", change)
-    assert pool.filters.states == (state,)
-    assert [type(c) for c in changes] == ([Transition] if state == "unknown" else [])
-    assert pool.apply_reset("m0", "quality", -1.0) == []  # follows another head
-
-
-def test_drift_does_not_free_a_filtered_arm():
-    pool = make(2, constraints=Constraints(p95_latency_s=2.0))
-    violating(pool, [0], seconds={0: 9.0})
-    pool.apply_reset("m0", "latency", -5.0)
-    assert pool.filters.states == ("filtered", "unknown")
 
 
 def test_the_propensity_is_the_logged_probability_of_the_arm_chosen():

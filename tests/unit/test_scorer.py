@@ -138,6 +138,15 @@ def test_a_scorer_keeps_nothing_of_one_request_for_the_next():
         np.testing.assert_array_equal(sd, kept[1])
 
 
+def test_short_answers_by_hand():
+    """Three tokens at 100 USD a million and 0.0005 for the input: 0.0008 of the reference 0.01; 0.5 s of 2 s."""
+    mean = np.array([[0.8], [np.log(1 + 3)], [np.log(0.5)]])
+    certain = np.full((3, 1), 1e-12)
+    u = Scorer(OBJECTIVE, [Price(5.0, 100.0)]).utilities((mean, certain, certain), 100, np.zeros(1))
+    assert u.mean[0] == pytest.approx(0.5 * 0.8 + 0.3 * 0.92 + 0.2 * 0.75, abs=1e-6)
+    assert u.cost_usd[0] == pytest.approx(0.0008, abs=1e-9)
+
+
 def test_with_quality_alone_the_utility_is_the_quality_head():
     heads = head_moments(np.random.default_rng(12), 3)
     u = Scorer(Objective(), [None] * 3).utilities(heads, 10, np.arange(3.0))

@@ -1,0 +1,128 @@
+"""The pool under limits: who is filtered, who is chosen when nobody is left, and what drift does to certificates."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bandit import (
+    Arm,
+    Constraints,
+    Feedback,
+    FilterSettings,
+    Objective,
+    Outcome,
+    Pool,
+    Price,
+    Prompt,
+    Transition,
+    snapshot,
+)
+from bandit.errors import NoFeasibleArm
+
+LIMITED = Constraints(p95_latency_s=2.0, max_error_rate=0.1, min_accuracy=0.7, accuracy_evidence="both")
+
+
+def make(n=3, **kwargs):
+    kwargs.setdefault("objective", Objective(quality=1, cost=0.2, latency=0.1))
+    return Pool([Arm(f"m{i}", Price(1.0, 2.0 + i)) for i in range(n)], **kwargs)
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def outcome(decision, status="ok", latency_s=0.5, output_tokens=100, **kwargs):
+    model = kwargs.pop("model", decision.chosen)
+    return Outcome(decision.decision_id, 0.0, model, status, latency_s, output_tokens=output_tokens, **kwargs)
+
+
+def bits(pool):
+    return snapshot.dumps(pool.state())
+
+
+def violating(pool, arms, *, seconds, times=5):
+    changes = []
+    d = pool.decide(Prompt(), rng(), decision_id="d", ts=0.0)
+    for arm in arms:
+        for _ in range(times):
+            changes += pool.apply_outcome(d, outcome(d, model=f"m{arm}", latency_s=seconds[arm]))
+    return changes
+
+
+def test_a_slow_arm_is_filtered_and_gets_its_probe_share_only():
+    pool = make(3, constraints=Constraints(p95_latency_s=2.0), filters=FilterSettings(probe_share=0.02))
+    changes = violating(pool, [1], seconds={1: 9.0}, times=2)
+    assert [(c.arm, c.to_state) for c in changes if isinstance(c, Transition)] == [(1, "filtered")]
+    d = pool.decide(Prompt(), rng(), decision_id="d", ts=0.0)
+    assert list(d.feasible) == [True, False, True]
+    assert d.probabilities[1] == 0.02
+    assert not d.infeasible
+
+
+SECONDS = {0: 6.0, 1: 3.0, 2: 9.0}
+
+
+def test_when_no_arm_is_feasible_the_least_violating_is_chosen_and_flagged():
+    pool = make(3, constraints=Constraints(p95_latency_s=2.0))
+    violating(pool, range(3), seconds=SECONDS)
+    assert pool.excess() == pytest.approx({"m0": 2.0, "m1": 0.5, "m2": 3.5})
+    d = pool.decide(Prompt(), rng(), decision_id="d", ts=0.0)
+    assert d.infeasible
+    assert not d.feasible.any()
+    assert d.probabilities.sum() == pytest.approx(1.0)
+    assert d.probabilities[1] > 0.9
+    assert (d.probabilities > 0).all()  # the others are still probed
+
+
+def test_when_no_arm_is_feasible_a_pool_may_refuse():
+    pool = make(3, constraints=Constraints(p95_latency_s=2.0, on_infeasible="fail"))
+    violating(pool, range(3), seconds=SECONDS)
+    before = bits(pool)
+    with pytest.raises(NoFeasibleArm, match=r"m1 by 50%, m0 by 200%, m2 by 350%") as caught:
+        pool.decide(Prompt(), rng(), decision_id="d", ts=0.0)
+    assert caught.value.excess == pytest.approx({"m0": 2.0, "m1": 0.5, "m2": 3.5})
+    assert bits(pool) == before
+
+
+def test_the_excess_is_the_worst_over_all_limits():
+    pool = make(2, constraints=LIMITED, half_life_requests=None)
+    d = pool.choose(Prompt(), rng())
+    pool.apply_outcome(d, outcome(d, model="m0", latency_s=1.0))  # p95 half of its limit
+    pool.apply_outcome(d, outcome(d, "error", model="m0"))  # errors 1 of 2: five times the limit of 0.1
+    pool.apply_feedback(d, Feedback("d", 0.0, 1.0), model="m1")  # 0.75 against 0.7
+    assert pool.excess() == pytest.approx({"m0": 4.0, "m1": 0.0}, abs=1e-12)
+
+
+WORSE_AND_BETTER = [("latency", 1.0, -1.0), ("quality", -0.3, 0.3)]
+
+
+@pytest.mark.parametrize(("head", "worse", "better"), WORSE_AND_BETTER)
+def test_drift_to_the_worse_voids_a_certificate_and_to_the_better_does_not(head, worse, better):
+    """Each head's drift speaks about its own limit only."""
+    limit = {"latency": Constraints(p95_latency_s=2.0), "quality": Constraints(min_accuracy=0.7)}[head]
+    pool = make(1, constraints=limit)
+    violating(pool, [0], seconds={0: 0.5}, times=300)
+    for _ in range(100):
+        pool.apply_benchmark("m0", 1.0)
+    assert pool.filters.states == ("admitted",)
+    assert pool.apply_reset("m0", head, better) == []
+    assert pool.apply_reset("m0", "output_tokens", 1.0) == []
+    assert pool.filters.states == ("admitted",)
+    (transition,) = pool.apply_reset("m0", head, worse)
+    assert (transition.to_state, transition.reason) == ("unknown", f"drift in {head}")
+    assert pool.filters.evidence(0, 0).calls == 0
+
+
+def test_the_excess_of_a_first_token_limit_is_that_of_first_tokens():
+    pool = make(1, constraints=Constraints(p95_time_to_first_token_s=0.2))
+    d = pool.choose(Prompt(), rng())
+    pool.apply_outcome(d, outcome(d, latency_s=9.0, time_to_first_token_s=0.3))
+    assert pool.excess() == pytest.approx({"m0": 0.5})
+
+
+def test_drift_does_not_free_a_filtered_arm():
+    pool = make(2, constraints=Constraints(p95_latency_s=2.0))
+    violating(pool, [0], seconds={0: 9.0})
+    pool.apply_reset("m0", "latency", -5.0)
+    assert pool.filters.states == ("filtered", "unknown")
