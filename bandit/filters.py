@@ -21,6 +21,7 @@ __all__ = ["FilterSettings", "Filters", "RateTest", "State", "Transition"]
 
 State = Literal["unknown", "admitted", "filtered", "probing"]
 _FADE = 0.5 ** (1 / 150)  # how calls fade in the belief of compliance
+_RECOVERED = 100.0  # an arm still at the boundary is tried again about once in this many probes
 Proof = Literal["violating", "compliant"]
 
 
@@ -30,7 +31,7 @@ class FilterSettings:
 
     `alpha`: error probability of each proof, at any time. `calls_between_false_alarms`: mean run length of the change
     detector on an arm exactly at its limit. `probe_share`: first share of a filtered arm, halved for each violation
-    while it is filtered and doubled for each good call, between `probe_share`/16 and 4·`probe_share`. `unknown_share`:
+    while it is filtered and doubled for each good call, between `probe_share`/4 and 4·`probe_share`. `unknown_share`:
     most that one arm without a certificate gets once another arm has one.
     """
 
@@ -178,6 +179,7 @@ class _ArmState:
     broken: int = -1  # index of the limit that filtered it
     probe_share: float = 0.0
     failures: int = 0  # times filtered, for the back-off of the first probe share
+    recovery: float = 0.0  # e-detector of a return to the limit, while filtered
 
 
 @dataclass(slots=True)
@@ -189,8 +191,9 @@ class Filters:
     - `unknown`: no proof either way; at most `unknown_share` each, once some arm is admitted.
     - `admitted`: proved compliant on every limit that has a test.
     - `filtered`: proved violating on one limit; gets only its probe share.
-    - `probing`: its probes since then reject a rate as bad as r0 + min(2·r0, 0.1) at level 0.05 (hysteresis); treated
-      as unknown until it is proved compliant or violating.
+    - `probing`: its probes show that it came back (hysteresis: an e-detector of the rate r0 against r0 + min(2·r0, 0.1)
+      Shiryaev-Roberts as in `RateTest`; 22 good probes in a row do for a p95); its evidence starts anew, and it is
+      treated as unknown until it is proved compliant or violating.
     """
 
     n_arms: int
@@ -235,15 +238,16 @@ class Filters:
     def observe(self, arm: int, limit: int, bad: float) -> list[Transition]:
         """Add one call's indicator for one limit; returns the changes of state it proves."""
         self._arms[arm].tests[limit].add(bad)
-        transitions = self._prove(arm, limit, worse=bad > self.limits[limit][1])
+        transitions = self._prove(arm, limit, bad)
         self._note(arm)
         return transitions
 
-    def _prove(self, arm: int, limit: int, *, worse: bool) -> list[Transition]:
+    def _prove(self, arm: int, limit: int, bad: float) -> list[Transition]:
         entry = self._arms[arm]
         test = entry.tests[limit]
+        worse = bad > test.limit_rate
         if entry.state == "filtered":
-            return self._observe_probe(arm, entry, limit, test, worse=worse)
+            return self._observe_probe(arm, limit, bad, worse=worse)
         if worse:
             log_e = test.log_evidence("violating")
             if log_e >= -log(self.settings.alpha):
@@ -296,6 +300,7 @@ class Filters:
                     "broken": a.broken,
                     "probe_share": a.probe_share,
                     "failures": a.failures,
+                    "recovery": a.recovery,
                 }
                 for a in self._arms
             ],
@@ -312,7 +317,7 @@ class Filters:
                 test.load(numbers)
             entry.state, entry.certified = saved["state"], list(saved["certified"])
             entry.broken, entry.probe_share = saved["broken"], saved["probe_share"]
-            entry.failures = saved["failures"]
+            entry.failures, entry.recovery = saved["failures"], saved["recovery"]
             self._note(arm)
 
     def rearranged(self, state: dict[str, Any], rows: Sequence[int | None]) -> dict[str, Any]:
@@ -330,27 +335,31 @@ class Filters:
         self._capped[arm] = entry.state in ("unknown", "probing")
         self._probes[arm] = entry.probe_share if filtered else 0.0
 
-    def _observe_probe(
-        self, arm: int, entry: _ArmState, limit: int, test: RateTest, *, worse: bool
-    ) -> list[Transition]:
+    def _observe_probe(self, arm: int, limit: int, bad: float, *, worse: bool) -> list[Transition]:
+        entry = self._arms[arm]
+        test = entry.tests[limit]
         base = self.settings.probe_share
         if limit != entry.broken:
             return []
-        entry.probe_share = max(base / 16, entry.probe_share / 2) if worse else min(4 * base, entry.probe_share * 2)
-        if not worse:
-            r0 = test.limit_rate
-            log_e = test.log_evidence("compliant", against_rate=r0 + min(2 * r0, 0.1, (1 - r0) / 2))
-            if log_e >= log(20.0):
-                return [self._move(arm, limit, "probing", "probes comply", log_e)]
-        return []
+        entry.probe_share = max(base / 4, entry.probe_share / 2) if worse else min(4 * base, entry.probe_share * 2)
+        r0 = test.limit_rate
+        boundary = r0 + min(2 * r0, 0.1, (1 - r0) / 2)
+        ratio = (r0 / boundary) ** bad * ((1 - r0) / (1 - boundary)) ** (1 - bad)
+        entry.recovery = min((1.0 + entry.recovery) * ratio, 1e30)
+        if entry.recovery < _RECOVERED:
+            return []
+        transition = self._move(arm, limit, "probing", "probes comply", log(entry.recovery))
+        test.restart()  # its bad days are not held against it twice
+        return [transition]
 
     def _filter(self, arm: int, limit: int, reason: str, log_e: float) -> list[Transition]:
         entry = self._arms[arm]
         transition = self._move(arm, limit, "filtered", reason, log_e)
         entry.broken = limit
         entry.certified[limit] = False
-        entry.probe_share = self.settings.probe_share / 2 ** min(entry.failures, 4)
+        entry.probe_share = self.settings.probe_share / 2 ** min(entry.failures, 2)
         entry.failures += 1
+        entry.recovery = 0.0
         entry.tests[limit].restart()
         return [transition]
 

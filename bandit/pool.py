@@ -43,6 +43,7 @@ __all__ = ["DriftReset", "Pool"]
 _DRIFT_SPANS = (1.0, 4.0, 4.0)  # residuals of quality, log tokens, log latency are clipped to ± these
 _LATENCY_WINDOW = 256
 _SHORTEST_S = 1e-4  # log latency needs a floor; no upstream answers faster
+_FAILURE_IN_BOUNDS = 10.0  # a failed call counts as this many times the limit in the recent p95
 _FORMAT = 1
 
 
@@ -161,7 +162,8 @@ class Pool:
     def decide(self, prompt: Prompt | Context, rng: np.random.Generator, *, decision_id: str, ts: float) -> Decision:
         """The decision for one request, drawn with `rng` from the probabilities it carries. Changes nothing.
 
-        Raises `NoFeasibleArm` when every arm is filtered and the pool's `on_infeasible` is `fail`.
+        Raises `NoFeasibleArm` when every arm is filtered and the pool's `on_infeasible` is `fail`, but for the probes'
+        share of such requests: without them no arm could ever come back.
         """
         context = self.features.extract(prompt) if isinstance(prompt, Prompt) else prompt
         utilities = self.utilities(context)
@@ -169,10 +171,9 @@ class Pool:
         feasible = compliance > 0
         infeasible = not feasible.any()
         if infeasible:
-            base = one_hot(self._least_violating(), len(self.arms))
+            p = self._all_filtered(rng)
         else:
-            base = self.policy.probabilities(self._paced(utilities), compliance, self.step)
-        p = self.filters.shape(base)
+            p = self.filters.shape(self.policy.probabilities(self._paced(utilities), compliance, self.step))
         cumulated = np.cumsum(p)
         chosen = int(np.searchsorted(cumulated, rng.random() * cumulated[-1], side="right"))
         return Decision(
@@ -218,32 +219,25 @@ class Pool:
         arm = self._index.get(outcome.model)
         if arm is None or decision.context.version != self.features.version:
             return []
-        changes: list[Change] = []
-        for index, limit in enumerate(self.limits):
-            bad = bad_call(limit, outcome)
-            if bad is not None:
-                changes += self.filters.observe(arm, index, bad)
+        changes = self._observe_limits(arm, outcome)
         x = decision.context.x.astype(np.float64)
+        when = {"made_at": decision.step, "now": self.step}
         if outcome.failed:
-            self.heads.observe(arm, x, {QUALITY: 0.0}, made_at=decision.step, now=self.step)
+            self.heads.observe(arm, x, {QUALITY: 0.0}, **when)
         if outcome.status != "ok":
             return changes
         if self.pacer is not None and outcome.cost_usd is not None:
             self.pacer.spend(outcome.cost_usd)
         if outcome.time_to_first_token_s is not None:
             self.time_to_first_token[arm].add(outcome.time_to_first_token_s)
-        values = {}
-        if outcome.output_tokens is not None:
-            values[TOKENS] = log1p(outcome.output_tokens)
-        if outcome.latency_s is not None:
-            self.latency[arm].add(outcome.latency_s)
-            values[LATENCY] = log(max(outcome.latency_s, _SHORTEST_S))
-        self.heads.observe(arm, x, values, made_at=decision.step, now=self.step)
-        if outcome.latency_s is not None:
-            predicted = self._predicted(decision, outcome.model, decision.predicted_latency_s)
-            residual = values[LATENCY] - log(max(predicted, _SHORTEST_S))
-            changes += self._watch(LATENCY, arm, residual, replay=replay)
-        return changes
+        values = _head_values(outcome)
+        if outcome.latency_s is None:
+            self.heads.observe(arm, x, values, **when)
+            return changes
+        self.latency[arm].add(outcome.latency_s)
+        residual = values[LATENCY] - self.heads.expect(LATENCY, arm, x, self.step)
+        self.heads.observe(arm, x, values, **when)
+        return changes + self._watch(LATENCY, arm, residual, replay=replay)
 
     def apply_feedback(
         self, decision: Decision, feedback: Feedback, *, model: str | None = None, replay: bool = False
@@ -261,12 +255,13 @@ class Pool:
         if feedback.revises is not None:
             self.heads.revise(QUALITY, arm, x, old=feedback.revises, new=feedback.quality, **when)
             return []
-        self.heads.observe(arm, x, {QUALITY: feedback.quality}, **when)
         changes: list[Change] = []
         if self.constraints.accuracy_evidence != "benchmarks":
             changes += self._observe_accuracy(arm, feedback.quality)
-        predicted = self._predicted(decision, self.names[arm], decision.predicted_quality)
-        return changes + self._watch(QUALITY, arm, feedback.quality - predicted, replay=replay)
+        # Against what is known now, not at the decision: while a pool learns, late feedback would look like drift.
+        residual = feedback.quality - self.heads.expect(QUALITY, arm, x, self.step)
+        self.heads.observe(arm, x, {QUALITY: feedback.quality}, **when)
+        return changes + self._watch(QUALITY, arm, residual, replay=replay)
 
     def apply_benchmark(self, model: str, quality: float) -> list[Change]:
         """Count one graded benchmark answer as evidence on the accuracy limit."""
@@ -339,11 +334,16 @@ class Pool:
         known = np.where(np.isnan(cost), np.nanmax(cost) if not np.isnan(cost).all() else 0.0, cost)
         return replace(utilities, mean=utilities.mean - self.pacer.multiplier * known / self.pacer.usd_per_request)
 
-    def _least_violating(self) -> int:
-        excess = self.excess()
+    def _all_filtered(self, rng: np.random.Generator) -> FloatArray:
+        """Probabilities where every arm is filtered: the least violating one but for the probes, or probes alone."""
         if self.constraints.on_infeasible == "fail":
-            raise NoFeasibleArm(excess)
-        return min(range(len(self.arms)), key=lambda arm: excess[self.names[arm]])
+            probes = self.filters.shape(np.zeros(len(self.arms)))
+            if rng.random() >= probes.sum():
+                raise NoFeasibleArm(self.excess())
+            return np.asarray(probes / probes.sum())
+        excess = self.excess()
+        least = min(range(len(self.arms)), key=lambda arm: excess[self.names[arm]])
+        return self.filters.shape(one_hot(least, len(self.arms)))
 
     def _excess(self, arm: int, index: int, limit: Limit) -> float:
         if limit.kind == "min_accuracy":
@@ -351,8 +351,21 @@ class Pool:
         if limit.kind == "max_error_rate":
             test = self.filters.evidence(arm, index)
             return test.rate / limit.rate - 1.0 if test.calls else 0.0
-        quantile = (self.latency if limit.kind == "p95_latency_s" else self.time_to_first_token)[arm]
+        quantile = self._window(limit)[arm]
         return quantile.get() / limit.bound - 1.0 if quantile.count else 0.0
+
+    def _window(self, limit: Limit) -> list[RecentQuantile]:
+        return self.latency if limit.kind == "p95_latency_s" else self.time_to_first_token
+
+    def _observe_limits(self, arm: int, outcome: Outcome) -> list[Change]:
+        changes: list[Change] = []
+        for index, limit in enumerate(self.limits):
+            bad = bad_call(limit, outcome)
+            if bad is not None:
+                changes += self.filters.observe(arm, index, bad)
+            if outcome.failed and limit.head == LATENCY:  # slower than any answer: it must not look quick
+                self._window(limit)[arm].add(_FAILURE_IN_BOUNDS * limit.bound)
+        return changes
 
     def _observe_accuracy(self, arm: int, quality: float) -> list[Change]:
         for index, limit in enumerate(self.limits):
@@ -360,14 +373,19 @@ class Pool:
                 return list(self.filters.observe(arm, index, 1.0 - quality))
         return []
 
-    def _predicted(self, decision: Decision, model: str, predictions: FloatArray) -> float:
-        return float(predictions[decision.arms.index(model)]) if model in decision.arms else float("nan")
-
     def _watch(self, head: int, arm: int, residual: float, *, replay: bool) -> list[Change]:
-        if np.isnan(residual):
-            return []
         change = self.drift.update(head, arm, residual)
         if change == 0.0 or replay:
             return []
         reset = DriftReset(arm, HEADS[head], change)
         return [reset, *self.apply_reset(self.names[arm], HEADS[head], change)]
+
+
+def _head_values(outcome: Outcome) -> dict[int, float]:
+    """What a successful outcome teaches, by head."""
+    values = {}
+    if outcome.output_tokens is not None:
+        values[TOKENS] = log1p(outcome.output_tokens)
+    if outcome.latency_s is not None:
+        values[LATENCY] = log(max(outcome.latency_s, _SHORTEST_S))
+    return values

@@ -154,16 +154,23 @@ class Heads:
         decay = self._decay(now)
         precision = self._intercept_precision + decay * self._intercept_sum
         mean = self._center + decay * self._intercept_moment / precision
-        noise = self._noise[0]
+        noise = self._noise[0].copy()
         variance = noise / precision
         if self.uses_slopes.any():
-            noise = noise.copy()
             for head in np.flatnonzero(self.uses_slopes):
                 projected = (self._inverse[head].reshape(-1, self.dimension) @ x).reshape(self.n_arms, -1)
                 mean[head] = self._center[head, 0] + self._theta[head] @ x
                 noise[head] = self._noise[1, head]
                 variance[head] = noise[head] * np.maximum(projected @ x, 1e-12)
         return mean, variance, noise
+
+    def expect(self, head: int, arm: int, x: FloatArray, now: int) -> float:
+        """Posterior mean of one head of one arm at x."""
+        if self.uses_slopes[head]:
+            return float(self._center[head, 0] + self._theta[head, arm] @ x)
+        decay = self._decay(now)
+        precision = self._intercept_precision[head, 0] + decay * self._intercept_sum[head, arm]
+        return float(self._center[head, 0] + decay * self._intercept_moment[head, arm] / precision)
 
     def averages(self, head: int, now: int) -> FloatArray:
         """Posterior mean of the intercept-only model per arm: the average over the contexts it met, shape (n_arms,)."""

@@ -248,7 +248,7 @@ class Outcome:
     @property
     def failed(self) -> bool:
         """Whether the model is to blame: a timeout or an error, but not one the caller's own request caused."""
-        caused_by_caller = self.http_status in (400, 404, 405, 409, 411, 413, 415, 422)
+        caused_by_caller = self.http_status in (400, 409, 413, 415, 422)  # not 404: who named the endpoint?
         return self.status == "timeout" or (self.status == "error" and not caused_by_caller)
 
 

@@ -99,6 +99,8 @@ async def serve(settings: Settings) -> AsyncIterator[str]:
         handlers.ready = True
         # What was made so far lives as long as the process: no collection need look at it again. Calls make few
         # cycles, and the default threshold would walk every cached decision several times a second.
+        stack.callback(gc.set_threshold, *gc.get_threshold())
+        stack.callback(gc.unfreeze)
         gc.freeze()
         gc.set_threshold(50_000, 20, 50)
         for warning in settings.warnings:

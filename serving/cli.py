@@ -71,7 +71,7 @@ def check(config: ConfigOption) -> None:
 
 @main.command()
 def demo(
-    seconds: Annotated[float, typer.Option(help="How long it runs.", min=3, max=600)] = 60.0,
+    seconds: Annotated[float, typer.Option(help="How long it runs.", min=2, max=600)] = 60.0,
     seed: Annotated[int, typer.Option(help="Seed of calls and answers; their timing is real.", min=0)] = 0,
     outcomes: OutcomesOption = None,
     run: Annotated[str | None, typer.Option(help="Only this recorded run (default: the last two in turn).")] = None,

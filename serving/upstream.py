@@ -22,7 +22,7 @@ from serving.settings import ModelSettings
 
 __all__ = ["Endpoint", "Upstreams"]
 
-_CALLERS_FAULT = (400, 404, 409, 413, 415, 422)
+_CALLERS_FAULT = (400, 409, 413, 415, 422)  # as in bandit.types.Outcome.failed
 _FAILURES = (TimeoutError, aiohttp.ClientError)
 _ERROR_BYTES = 65_536  # as much of an error's body as is read
 

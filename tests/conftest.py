@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,7 @@ async def eventually(condition: Callable[[], Any], timeout_s: float = SETTLE_TIM
 
 @contextlib.contextmanager
 def running_service(config: Mapping[str, Any], folder: Path, *, arguments: Sequence[str] = ()) -> Iterator[Service]:
-    """The service with this configuration, its data in `folder`; killed on leaving if it still runs."""
+    """Run the service with this configuration and its data in `folder`; killed on leaving if it still runs."""
     folder.mkdir(parents=True, exist_ok=True)
     config_path, log_path = folder / "pointsman.yaml", folder / "service.log"
     config_path.write_text(yaml.safe_dump(dict(config), sort_keys=False))
@@ -152,7 +152,7 @@ def loop_thread():
 
 @pytest.fixture(scope="session")
 def serve_in_thread(loop_thread):
-    """Serve an aiohttp application beside the tests: `with serve_in_thread(app) as base_url`."""
+    """A context manager that serves an aiohttp application beside the tests and yields its base URL."""
     from evaluation.upstreams import serve
 
     return lambda app: loop_thread.entered(serve(app))
@@ -228,3 +228,140 @@ def trial(serve_in_thread):
     faults = {name: Fault.of(kind) for name, kind in TRIAL_FAULTS.items()}
     with serve_in_thread(create_app(SyntheticSource(models), faults=faults)) as url:
         yield Trial(url)
+
+
+@pytest.fixture
+def expect_refusal(http):
+    """Send what must be refused: (status, error), after checking its shape and that nothing was recorded."""
+
+    async def expect_refusal(service: Service, method: str, path: str, body: Any, headers: Any = None) -> Any:
+        before = service.events()
+        data = body() if callable(body) else body if body is None or isinstance(body, bytes) else orjson.dumps(body)
+        async with http.request(method, service.url + path, data=data, headers=headers) as response:
+            assert response.content_type == "application/json"
+            answer = await response.json()
+        assert response.status >= 400
+        assert set(answer) == {"error"}
+        error = answer["error"]
+        assert {"message", "type", "param", "code"} == set(error) - {"problems", "recorded"}
+        assert all(isinstance(error[name], str) and error[name] for name in ("message", "type", "code"))
+        assert error["param"] is None or isinstance(error["param"], str)
+        assert service.events() == before
+        return response.status, error
+
+    return expect_refusal
+
+
+# --- a store whose disk is as slow, full or broken as a test wants it
+
+
+class HeldStore:
+    """`serving.store.Store` in memory: nothing is durable before `commit`."""
+
+    def __init__(self) -> None:
+        self.committed: list[Any] = []
+        self.waiting: list[Any] = []
+        self.snapshots: list[tuple[int, bytes]] = []
+        self.full = self.snapshots_full = False
+        self.healthy = True
+        self._futures: list[tuple[int, asyncio.Future[None]]] = []
+
+    @property
+    def position(self) -> int:
+        return len(self.committed) + len(self.waiting)
+
+    @property
+    def pending(self) -> int:
+        return len(self.waiting)
+
+    def append_nowait(self, events: Sequence[Any]) -> None:
+        from serving.store import StoreFull
+
+        if self.full:
+            raise StoreFull(self.pending, self.pending)
+        for event in events:
+            self.waiting.append(replace(event, seq=self.position + 1))
+
+    def append(self, events: Sequence[Any]) -> asyncio.Future[None]:
+        self.append_nowait(events)
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._futures.append((self.position, future))
+        return future
+
+    def commit(self, count: int | None = None) -> None:
+        """The next `count` events, or all appended so far, are durable now."""
+        count = len(self.waiting) if count is None else count
+        self.committed, self.waiting = self.committed + self.waiting[:count], self.waiting[count:]
+        due = [future for position, future in self._futures if position <= len(self.committed)]
+        self._futures = [entry for entry in self._futures if entry[0] > len(self.committed)]
+        for future in due:
+            if not future.done():
+                future.set_result(None)
+
+    def fail(self) -> None:
+        """The disk breaks: whoever waits is told."""
+        from serving.store import StoreFailed
+
+        self.healthy = False
+        for _, future in self._futures:
+            if not future.done():
+                future.set_exception(StoreFailed("writing", OSError("disk")))
+
+    def find(self, decision_id: str) -> list[Any]:
+        return [event for event in self.committed if event.decision_id == decision_id]
+
+    def read(self, after_seq: int, limit: int) -> list[Any]:
+        return [event for event in self.committed if event.seq > after_seq][:limit]
+
+    def save_snapshot(self, payload: bytes) -> asyncio.Future[None]:
+        from serving.store import StoreFull
+
+        if self.snapshots_full:
+            raise StoreFull(16, 16)
+        self.snapshots.append((self.position, payload))
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future.set_result(None)
+        return future
+
+    def latest_snapshot(self) -> tuple[int, bytes] | None:
+        return self.snapshots[-1] if self.snapshots else None
+
+    async def prune(self, before_ts: float, up_to_seq: int, limit: int) -> int:
+        del before_ts, up_to_seq, limit
+        return 0
+
+    async def flush(self) -> None:
+        self.commit()
+
+    async def close(self) -> None:
+        self.commit()
+
+
+@pytest.fixture
+def held_store():
+    return HeldStore()
+
+
+@pytest.fixture
+def make_learner(held_store):
+    """A learner of one pool, `auto` over `a` and `b`, on the held store; a second call is a restart."""
+    import numpy as np
+
+    from bandit import Arm, Constraints, Objective, Pool, Price
+    from serving.learner import Learner
+    from serving.metrics import Metrics
+
+    def make_learner(**more: Any) -> Any:
+        constraints = Constraints(max_error_rate=0.2, min_accuracy=0.3, accuracy_evidence="feedback")
+        objective = Objective(quality=1.0, cost=1.0, cost_reference_usd=0.001)
+        pool = Pool(
+            [Arm("a", Price(1.0, 10.0)), Arm("b")],
+            name="auto",
+            objective=objective,
+            constraints=constraints,
+            half_life_requests=100.0,
+        )
+        settings: dict[str, Any] = {"cache_decisions": 100, "snapshot_every_events": 10**9} | more
+        return Learner({"auto": pool}, {"auto": np.random.default_rng(1)}, held_store, Metrics(), **settings)
+
+    return make_learner

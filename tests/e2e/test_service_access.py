@@ -79,7 +79,7 @@ async def test_a_known_key_is_let_in(service, http, authorization):
 @pytest.mark.parametrize(
     ("key", "user", "team", "tier"), [(KEY, "ada", "search", "paid"), (ADMIN_KEY, "admin", None, None)]
 )
-async def test_calls_are_logged_under_the_keys_user(service, http, key, user, team, tier):
+async def test_calls_are_logged_under_the_keys_user(service, http, key, user, team, tier):  # noqa: PLR0917 - a row's columns
     body = {"model": "auto", "messages": [{"role": "user", "content": "hello"}]}
     headers = {"Authorization": f"Bearer {key}"}
     async with http.post(service.url + "/v1/route", json=body, headers=headers) as response:

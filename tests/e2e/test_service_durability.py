@@ -197,8 +197,9 @@ async def test_a_changed_list_of_models_keeps_what_was_learned_of_those_that_sta
     after["models"][0] = trial.model("renamed", upstream_model="good")
     with run_service(before, tmp_path) as service:
         await _some_traffic(http, service, 30)
-        async with http.post(service.url + "/v1/route", json={"model": "auto"}) as response:
-            late = await response.json()
+        late = await _route(http, service)
+        while late["model"] != "good":  # the one that will leave
+            late = await _route(http, service)
         assert service.stop() == 0
     _, old = snapshot_of(service.data_dir)
     with run_service(after, tmp_path) as service:

@@ -1,4 +1,4 @@
-"""Endpoints that fail and callers who leave: what the caller is told, what is recorded, and what must never be seen."""
+"""Endpoints that fail: what the caller is told, what is recorded, and what must never be seen anywhere."""
 
 from __future__ import annotations
 
@@ -45,7 +45,6 @@ STREAMS = {  # what odd endpoints send when asked to stream, one write each
         _event("a", error=None, usage=None)[20:].replace(b"\n", b"\r\n"),
         _event("b", usage={"prompt_tokens": 3, "completion_tokens": 1}) + USAGE + DONE,
     ),
-    "flood": (_event("x" * 60_000),) * 2_000,
 }
 BODIES = {  # what they answer: status, headers, body in pieces
     "redirect": (302, {"Location": "/target"}, [b""]),
@@ -81,6 +80,7 @@ class Odd:
         self.app.router.add_route("*", "/target", self.target)
 
     async def target(self, request):
+        del request
         self.redirected += 1
         return web.json_response(ANSWER)
 
@@ -114,13 +114,12 @@ def service(run_service, trial, odd, tmp_path_factory):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         closed_port = unused.getsockname()[1]
-    names = ("good", "slow", "f500", "f429", "f400", "f401", "hang", "stall", "malformed", "reset")
+    names = ("good", "f500", "f429", "f400", "f401", "hang", "stall", "malformed", "reset")
     models = [trial.model(name, api_key=UPSTREAM_KEY) for name in names]
-    models += [trial.model("stuck", upstream_model="stall", timeout_s=60)]
     models += [{"name": name, "endpoint": f"{odd.url}/{name}/v1", "timeout_s": 20} for name in (*STREAMS, *BODIES)]
     models += [{"name": "refused", "endpoint": f"http://127.0.0.1:{closed_port}/v1", "api_key": UPSTREAM_KEY}]
     config = {
-        "server": {"max_response_bytes": MAX_RESPONSE_BYTES, "body_timeout_s": 1.0},
+        "server": {"max_response_bytes": MAX_RESPONSE_BYTES},
         "auth": {"keys": [{"key": OUR_KEY, "user": "ada"}]},
         "log": {"flush_interval_s": 0.1},
         "models": models,
@@ -207,7 +206,7 @@ ONLY_STREAMED = [("no-stream", 502, "upstream_malformed", "error", 200, "upstrea
     ("stream", "model", "status", "code", "outcome_status", "http_status", "error"),
     [(False, *row) for row in FAILURES + ONLY_WHOLE] + [(True, *row) for row in FAILURES + ONLY_STREAMED],
 )
-async def test_a_failure_is_told_in_one_shape_and_recorded_once(
+async def test_a_failure_is_told_in_one_shape_and_recorded_once(  # noqa: PLR0917 - a row's columns
     ask, last_outcome, stream, model, status, code, outcome_status, http_status, error
 ):
     """Before anything was passed on, a stream fails like a call that is answered in one piece."""
@@ -297,67 +296,6 @@ async def test_a_stream_may_be_odd_and_still_be_sound(ask, last_outcome):
     assert (outcome["status"], outcome["output_tokens"], outcome["tokens_estimated"]) == ("ok", 2, False)
 
 
-async def test_a_caller_who_leaves_a_stream_cancels_the_upstream_call(service, trial, http, last_outcome, wait_until):
-    """Its outcome has the tokens that came, estimated, and what they cost."""
-    before = await trial.seen(http, "stall")
-    async with openai.AsyncOpenAI(base_url=f"{service.url}/v1", api_key=OUR_KEY, max_retries=0) as client:
-        stream = await client.chat.completions.create(model="stuck", messages=MESSAGES, stream=True)
-        chunk = await anext(aiter(stream))
-        await stream.close()
-    outcome = await service.outcome(chunk.id)
-    assert (outcome["status"], outcome["error"]) == ("cancelled", "caller_went_away")
-    assert (outcome["http_status"], outcome["stream"], outcome["tokens_estimated"]) == (None, True, True)
-    assert outcome["output_tokens"] >= 1
-    assert outcome["input_tokens"] == len(MESSAGES[0]["content"]) // 4
-    expected_usd = (outcome["input_tokens"] + 10 * outcome["output_tokens"]) / 1e6
-    assert outcome["cost_usd"] == pytest.approx(expected_usd)
-    await _until_cancelled(trial, http, "stall", before["cancelled"] + 1)
-
-
-async def test_a_caller_who_leaves_before_the_answer_cancels_the_upstream_call(service, trial, http, wait_until):
-    before = await trial.seen(http, "slow")
-    body = {"model": "slow", "messages": MESSAGES}
-    headers = {"Authorization": f"Bearer {OUR_KEY}"}
-    async with aiohttp.ClientSession() as session:
-        call = asyncio.create_task(session.post(f"{service.url}/v1/chat/completions", json=body, headers=headers))
-        async with asyncio.timeout(10):
-            while (await trial.seen(http, "slow"))["started"] == before["started"]:
-                await asyncio.sleep(0.01)
-        call.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await call
-    await _until_cancelled(trial, http, "slow", before["cancelled"] + 1)
-    decision = [e for e in service.events("decision") if e["payload"]["chosen"] == "slow"][-1]
-    outcome = await service.outcome(decision["decision_id"])
-    assert (outcome["status"], outcome["stream"], outcome["tokens_estimated"]) == ("cancelled", False, False)
-    assert (outcome["output_tokens"], outcome["cost_usd"]) == (None, None)
-
-
-async def test_a_caller_who_stops_reading_is_a_caller_who_left(service, asked, last_outcome):
-    """After `body_timeout_s`: else a stream would hold its upstream, its memory and its connection."""
-    host, _, port = service.url.removeprefix("http://").partition(":")
-    body = orjson.dumps({"model": "flood", "messages": MESSAGES, "stream": True})
-    request = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {OUR_KEY}\r\n"
-    with socket.socket() as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.connect((host, int(port)))
-        connection.sendall(request.encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        connection.recv(1)
-        asked["flood"] += 1
-        outcome = await last_outcome("flood")
-        assert (outcome["status"], outcome["tokens_estimated"]) == ("cancelled", True)
-        connection.settimeout(10)
-        with contextlib.suppress(ConnectionResetError):
-            while connection.recv(1 << 20):  # what was on its way, and then the end
-                pass
-
-
-async def _until_cancelled(trial, http, model, count):
-    async with asyncio.timeout(10):
-        while (await trial.seen(http, model))["cancelled"] < count:
-            await asyncio.sleep(0.01)
-
-
 async def test_a_request_that_is_no_http_leaves_no_key_in_the_log(service):
     host, _, port = service.url.removeprefix("http://").partition(":")
     for junk in (
@@ -382,7 +320,7 @@ async def test_after_all_this_no_decision_has_other_than_one_outcome(service, wa
 async def test_after_all_this_no_secret_is_in_any_store_or_log(service, wait_until):
     """Neither prompts nor keys, nor digests of keys."""
     last_seq = service.events()[-1]["seq"]
-    await wait_until(lambda: (service.data_dir / "log.duckdb").exists())
+    await wait_until((service.data_dir / "log.duckdb").exists)
     assert service.stop() == 0
     found = [path for path in (*service.data_dir.iterdir(), service.log_path) if path.is_file()]
     assert {"router.sqlite", "log.duckdb", "service.log"} <= {path.name for path in found}

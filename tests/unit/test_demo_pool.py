@@ -20,8 +20,8 @@ from serving.settings import Settings
 NAMES = [model.name for model in DEMO_MODELS]
 
 
-def expected(pool, model, category="chat", factor=1.0, run=None, text="[chat] 12345678"):
-    return pool.expected(model, text, category, factor, run)
+def expected(pool, model, category="chat", *, factor=1.0):
+    return pool.expected(model, "[chat] 12345678", category, factor, None)
 
 
 def test_what_is_expected_of_a_simulated_model_follows_from_its_row():
@@ -43,7 +43,7 @@ def test_the_simulated_table_is_as_the_demo_says():
         assert expected(pool, name, factor=LATENCY_FACTOR).slow > 0.95
     usable = [name for name in NAMES if name not in ("wren-tiny", "summit-max")]
     worth = {
-        c: max(usable, key=lambda name: truth[name, c].quality - 0.2 * truth[name, c].cost_usd / 0.004)  # noqa: B023
+        c: max(usable, key=lambda name: truth[name, c].quality - 0.2 * truth[name, c].cost_usd / 0.004)
         for c in CATEGORIES
     }
     assert worth == {"chat": "oak-medium", "extraction": "oak-medium", "code": "reed-coder", "math": "heron-math"}
@@ -124,9 +124,10 @@ def test_every_recorded_prompt_is_asked_once_before_any_is_asked_again(folder):
 def test_a_set_without_latencies_has_no_latency_limit(tmp_path):
     with duckdb.connect(":memory:") as connection:
         connection.execute(
-            "CREATE TABLE prompts AS SELECT 'p' AS prompt_id, 'Q' AS prompt, NULL AS category, 'test' AS split;"
-            "CREATE TABLE outcomes AS SELECT 'p' AS prompt_id, m AS model, 'r' AS run, 0.5 AS quality, NULL AS cost_usd,"
-            " NULL AS latency_s, NULL AS input_tokens, NULL AS output_tokens FROM (VALUES ('a'), ('b')) t(m)"
+            "CREATE TABLE prompts AS SELECT 'p' AS prompt_id, 'Q' AS prompt, '' AS category, 'test' AS split;"
+            "CREATE TABLE outcomes AS SELECT 'p' AS prompt_id, m AS model, 'r' AS run, 0.5 AS quality,"
+            " NULL AS cost_usd, NULL AS latency_s, NULL AS input_tokens, NULL AS output_tokens"
+            " FROM (VALUES ('a'), ('b')) t(m)"
         )
         for table in ("prompts", "outcomes"):
             connection.execute(f"COPY {table} TO '{tmp_path / table}.parquet'")

@@ -177,19 +177,33 @@ def test_bad_calls_filter_exactly_when_the_integral_says_so():
     assert list(filters.compliance() > 0) == [True, False]
 
 
+GOOD_RUN = 22  # Σ_{k=1..n} (0.95/0.85)^k passes 100 first at n = 22: (1.1176^23 - 1.1176)/0.1176 = 113, at 21: 100 - 0.4
+
+
 def test_a_filtered_arm_comes_back_by_probes_then_by_proof():
-    """Probes must reject r0 + 2·r0 = 0.15 at 1/20; the same evidence then goes on to the certificate."""
+    """The detector of 0.05 against 0.15 must pass 100; the certificate then needs its own evidence, from the start."""
     filters = Filters(1, LIMITS)
     feed(filters, 0, 1.0, first_proof("violating", bad=1.0, threshold=100))
-    n = first_proof("compliant", bad=0.0, threshold=20, r0=0.15)
-    assert feed(filters, 0, 0.0, n - 1) == []
+    run = next(n for n in range(1, 100) if sum((0.95 / 0.85) ** k for k in range(1, n + 1)) >= 100)
+    assert run == GOOD_RUN
+    assert feed(filters, 0, 0.0, run - 1) == []
     assert filters.states == ("filtered",)
     (transition,) = feed(filters, 0, 0.0, 1)
     assert (transition.from_state, transition.to_state) == ("filtered", "probing")
-    rest = first_proof("compliant", bad=0.0, threshold=100) - n
+    rest = first_proof("compliant", bad=0.0, threshold=100)
     assert feed(filters, 0, 0.0, rest - 1) == []
     (transition,) = feed(filters, 0, 0.0, 1)
     assert (transition.from_state, transition.to_state) == ("probing", "admitted")
+
+
+def test_bad_probes_of_a_long_outage_are_not_held_against_a_recovered_arm():
+    """However many probes were bad, a run of good ones is about as long as without them."""
+    filters = Filters(1, LIMITS)
+    feed(filters, 0, 1.0, first_proof("violating", bad=1.0, threshold=100))
+    feed(filters, 0, 1.0, 500)
+    assert feed(filters, 0, 0.0, GOOD_RUN - 1) == []
+    assert [t.to_state for t in feed(filters, 0, 0.0, 1)] == ["probing"]
+    assert filters.compliance()[0] == pytest.approx(0.5, abs=1e-6)  # the prior: nothing is known of it now
 
 
 def test_a_probing_arm_that_violates_is_filtered_again():
@@ -215,7 +229,7 @@ def test_an_arm_that_lost_its_certificate_needs_a_new_one():
     while filters.states != ("filtered",):
         feed(filters, 0, 1.0, 1)
     n = first_proof("compliant", bad=0.0, threshold=100)
-    assert [t.to_state for t in feed(filters, 0, 0.0, n - 1)] == ["probing"]
+    assert [t.to_state for t in feed(filters, 0, 0.0, GOOD_RUN + n - 1)] == ["probing"]
     assert [t.to_state for t in feed(filters, 0, 0.0, 1)] == ["admitted"]
 
 
@@ -261,12 +275,12 @@ def test_probe_shares_double_and_halve_between_their_bounds():
     for bad in (0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0):
         feed(filters, 0, bad, 1)
         shares.append(probe_share(filters))
-    down = [0.04, 0.02, 0.01, 0.005, 0.0025, 0.00125, 0.00125]
-    assert shares == pytest.approx([0.02, 0.04, 0.08, 0.08, *down, 0.0025])
+    down = [0.04, 0.02, 0.01, 0.005, 0.005, 0.005, 0.005]
+    assert shares == pytest.approx([0.02, 0.04, 0.08, 0.08, *down, 0.01])
 
 
 def test_each_time_an_arm_is_filtered_its_first_probe_share_is_half_the_last():
-    """Down to a sixteenth; the arm comes back through good probes in between."""
+    """Down to a quarter; the arm comes back through good probes in between."""
     filters = Filters(2, LIMITS, FilterSettings(probe_share=0.08))
     shares = []
     for _ in range(6):
@@ -275,7 +289,7 @@ def test_each_time_an_arm_is_filtered_its_first_probe_share_is_half_the_last():
         shares.append(probe_share(filters))
         while filters.states[0] == "filtered":
             feed(filters, 0, 0.0, 1)
-    assert shares == pytest.approx([0.08, 0.04, 0.02, 0.01, 0.005, 0.005])
+    assert shares == pytest.approx([0.08, 0.04, 0.02, 0.02, 0.02, 0.02])
 
 
 def with_states(*states, settings=None):

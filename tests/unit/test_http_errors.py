@@ -170,7 +170,7 @@ def test_what_a_caller_sent_is_not_logged_when_it_cannot_be_parsed(caplog):
 
 
 @pytest.mark.parametrize(
-    ("host", "public", "status"), [("127.0.0.1", False, 200), ("0.0.0.0", False, 401), ("0.0.0.0", True, 200)]
+    ("host", "public", "status"), [("127.0.0.1", False, 200), ("192.0.2.1", False, 401), ("192.0.2.1", True, 200)]
 )
 async def test_operators_need_a_key_unless_only_this_machine_can_ask_or_the_configuration_says_so(host, public, status):
     """The configured address decides, not the one a request comes from."""

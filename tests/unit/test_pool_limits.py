@@ -89,9 +89,9 @@ def test_the_excess_is_the_worst_over_all_limits():
     pool = make(2, constraints=LIMITED, half_life_requests=None)
     d = pool.choose(Prompt(), rng())
     pool.apply_outcome(d, outcome(d, model="m0", latency_s=1.0))  # p95 half of its limit
-    pool.apply_outcome(d, outcome(d, "error", model="m0"))  # errors 1 of 2: five times the limit of 0.1
+    pool.apply_outcome(d, outcome(d, "error", model="m0"))  # counts as 20 s: p95 of (1, 20) is 19.05
     pool.apply_feedback(d, Feedback("d", 0.0, 1.0), model="m1")  # 0.75 against 0.7
-    assert pool.excess() == pytest.approx({"m0": 4.0, "m1": 0.0}, abs=1e-12)
+    assert pool.excess() == pytest.approx({"m0": 19.05 / 2.0 - 1.0, "m1": 0.0}, abs=1e-12)
 
 
 WORSE_AND_BETTER = [("latency", 1.0, -1.0), ("quality", -0.3, 0.3)]
