@@ -79,7 +79,7 @@ class Features:
             log1p(prompt.tools) / 3.0,
             _CODE.search(text) is not None,
             prompt.json_mode,
-            np.count_nonzero(raw > 127) / raw.size if raw.size else 0.0,
+            0.0 if text.isascii() else np.count_nonzero(raw > 127) / raw.size,
         )
         if prompt.category is not None:
             column = self._column(prompt.category)

@@ -22,9 +22,11 @@ QUALITY, TOKENS, LATENCY = 0, 1, 2
 HEADS = ("quality", "output_tokens", "latency")
 _RESET_KEEPS = 0.1  # what a reset leaves of the evidence: a little, so that a false alarm is not a full loss
 _NOISE_EVERY = 8  # requests between two looks at the noise
-_REBUILD_SHARE = 1 / 16  # new observations, as a share of those known, that make an arm's cached inverse stale
-_REBUILD_AT_MOST = 32  # … or this many
-_REBUILD_DECAY = 0.98  # … or this much forgetting
+# What makes an arm's cached inverse stale: new observations as a share of those known, at most so many, or forgetting
+# down to so much. The first of each pair where slopes are used, the second where only the evidence for them is wanted.
+_REBUILD_SHARE = (1 / 16, 1 / 4)
+_REBUILD_AT_MOST = (32, 128)
+_REBUILD_DECAY = (0.98, 0.9)
 _RESCALE_AT = 20.0  # nats of decay after which the stored sums are scaled down, long before they overflow
 _GATE_NATS = 2.0
 
@@ -66,8 +68,9 @@ class Heads:
     Exact state, as of step `origin` (later observations weigh more than 1 in it, so nothing needs ageing in between):
     `gram` (n_heads, n_arms, d, d) = Σ w x xᵀ, `moment` (…, d) = Σ w x (y − μ₀), `square` Σ w (y − μ₀)², `weight` Σ w.
     Everything else is a cache. Intercepts are always exact. Inverse and θ of the regression are rebuilt when an arm
-    has a sixteenth more observations than at the last time, 32 more, or 2 % less by forgetting: a rank-1 update for
-    each costs more than it is worth when feedback is late anyway. `settle` rebuilds them at once.
+    has a sixteenth more observations than at the last time, 32 more, or 2 % less by forgetting (less often while the
+    slopes are not used): a rank-1 update for each costs more than it is worth when feedback is late anyway. `settle`
+    rebuilds them at once.
     """
 
     def __init__(
@@ -193,7 +196,7 @@ class Heads:
             self._look_at_noise(now)
         if self.slopes != "never":
             head, arm = divmod(now % self.weight.size, self.n_arms)
-            aged = self._log_gamma * (now - self._rebuilt_at[head, arm]) < log(_REBUILD_DECAY)
+            aged = self._log_gamma * (now - self._rebuilt_at[head, arm]) < log(_REBUILD_DECAY[self._idle(head)])
             if aged and self.weight[head, arm] > 0.0:
                 self._rebuild(head, arm, now)
             if head == arm == 0:
@@ -243,6 +246,9 @@ class Heads:
     def _sums(self) -> tuple[FloatArray, ...]:
         return self.gram, self.moment, self.square, self.weight, self._intercept_sum, self._intercept_moment
 
+    def _idle(self, head: int) -> int:
+        return 0 if self.uses_slopes[head] else 1
+
     def _decay(self, now: int) -> float:
         return exp(self._log_gamma * (now - self.origin))
 
@@ -268,7 +274,8 @@ class Heads:
         self._rebuilt_at[head, arm] = now
         decay = self._decay(now)
         weight = decay * float(self.weight[head, arm])
-        self._allowed[head, arm] = min(int(weight * _REBUILD_SHARE), _REBUILD_AT_MOST)
+        idle = self._idle(head)
+        self._allowed[head, arm] = min(int(weight * _REBUILD_SHARE[idle]), _REBUILD_AT_MOST[idle])
         if self.slopes == "never":
             return
         moment = decay * self.moment[head, arm]

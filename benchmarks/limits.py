@@ -72,7 +72,7 @@ def truth_of(recorded: RecordedSet, runs: list[str], models: list[str], options:
 
 
 def config(
-    recorded: RecordedSet, url: str, models: list[str], folder: Path, options: argparse.Namespace, seed: int
+    recorded: RecordedSet, url: str, models: list[str], *, folder: Path, options: argparse.Namespace, seed: int
 ) -> str:
     """The service's configuration."""
     rows = []
@@ -136,7 +136,9 @@ def one_seed(recorded: RecordedSet, models: list[str], options: argparse.Namespa
     arguments += ["--run", options.runs.split(",")[0], "--time-scale", str(options.time_scale), "--port", "0"]
     with tempfile.TemporaryDirectory() as name, started(arguments) as upstream:
         folder = Path(name)
-        (folder / "config.yaml").write_text(config(recorded, upstream.url, models, folder, options, seed))
+        (folder / "config.yaml").write_text(
+            config(recorded, upstream.url, models, folder=folder, options=options, seed=seed)
+        )
         with started(["-m", "serving", "serve", "-c", str(folder / "config.yaml")], log=folder / "log.txt") as service:
             return asyncio.run(drive(service.url, upstream.url, recorded, options, seed))
 
@@ -147,7 +149,8 @@ def table(
     """One line a policy and run, and one over both."""
     lines: list[dict[str, Any]] = []
 
-    def add(policy: str, run: str, quality: float, cost: float, p95: float, violating: float) -> None:
+    def add(policy: str, run: str, *figures: float) -> None:
+        quality, cost, p95, violating = figures
         values = {"quality": quality, "cost_per_1000_usd": 1000 * cost, "p95_s": p95, "violating_share": violating}
         lines.append({"policy": policy, "run": run, **{k: round(float(v), 4) for k, v in values.items()}})
 

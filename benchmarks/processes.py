@@ -47,8 +47,7 @@ def started(arguments: Sequence[str], *, log: Path | None = None) -> Iterator[Se
             [sys.executable, *arguments], stdout=subprocess.PIPE, stderr=stderr, text=True, env=os.environ
         )
         try:
-            assert process.stdout is not None
-            for line in process.stdout:
+            for line in process.stdout or ():
                 found = re.search(r"http://[0-9.:]+", line)
                 if found:
                     yield Server(found[0], psutil.Process(process.pid), time.perf_counter() - begun)
@@ -68,10 +67,8 @@ def host_facts() -> dict[str, Any]:
     """What the figures were measured on: processor, cores, Python, commit."""
     model = ""
     with contextlib.suppress(OSError):
-        model = next(
-            (line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").open() if line.startswith("model name")),
-            "",
-        )
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return {
         "processor": model or platform.machine(),

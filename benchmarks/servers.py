@@ -65,10 +65,12 @@ if __name__ == "__main__":
     parser.add_argument("what", choices=("upstream", "passthrough"))
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--target", default="")
+    parser.add_argument("--loop", choices=("uvloop", "asyncio"), default="uvloop")
     options = parser.parse_args()
     if options.what == "upstream":
         application = web.Application()
         application.router.add_post("/{path:.*}", answer)
     else:
         application = passthrough(options.target)
-    uvloop.run(main(application, options.port))
+    run = uvloop.run if options.loop == "uvloop" else asyncio.run
+    run(main(application, options.port))

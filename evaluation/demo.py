@@ -45,11 +45,13 @@ CONTROL_TIMEOUT_S: Final = 5.0
 _STATE = re.compile(r'^pointsman_filter_state\{model="([^"]+)",pool="auto",state="([a-z]+)"\} 1\.0$', re.MULTILINE)
 
 
-def run(pool: DemoPool, pool_arguments: Sequence[str], *, seconds: float, seed: int, console: Console) -> None:
+def run(
+    pool: DemoPool, pool_arguments: Sequence[str], *, seconds: float, seed: int, console: Console, program: str
+) -> None:
     """Run the demo of `pool` for `seconds`, or until SIGINT, SIGTERM or SIGHUP; prints the summary either way.
 
-    `pool_arguments` are those of `pointsman upstreams` that serve the same pool. Raises ChildEnded when the upstreams
-    or the service did not start or did not last.
+    `pool_arguments` are those of `pointsman upstreams` that serve the same pool; `program` is what a shell calls
+    pointsman here. Raises ChildEnded when the upstreams or the service did not start or did not last.
     """
     with (
         tempfile.TemporaryDirectory(prefix="pointsman-demo-") as folder,
@@ -60,7 +62,7 @@ def run(pool: DemoPool, pool_arguments: Sequence[str], *, seconds: float, seed: 
         console.print("stopped before there was anything to see")
         return
     console.print()
-    for line in _to_go_on(pool, pool_arguments):
+    for line in _to_go_on(pool, pool_arguments, program):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
@@ -237,14 +239,14 @@ class _Demo:
         return time.monotonic() - self._started_s
 
 
-def _to_go_on(pool: DemoPool, arguments: Sequence[str]) -> Iterator[str]:
+def _to_go_on(pool: DemoPool, arguments: Sequence[str], program: str) -> Iterator[str]:
     """Commands for the same pool without the demo."""
     text, category = pool.sample(np.random.default_rng(1)) if pool.kind == "simulated" else ("Hello!", "")
     body = orjson.dumps({"model": "auto", "messages": [{"role": "user", "content": text}]}).decode()
     header = f" -H 'x-pointsman-category: {category}'" if category else ""
     yield "The same pool to play with, in two terminals, and a call:"
-    yield f"  pointsman upstreams {shlex.join(arguments)} --port 8081 --write-config pointsman-demo.yaml"
-    yield "  pointsman serve -c pointsman-demo.yaml"
+    yield f"  {program} upstreams {shlex.join(arguments)} --port 8081 --write-config pointsman-demo.yaml"
+    yield f"  {program} serve -c pointsman-demo.yaml"
     yield (
         "  curl -i http://127.0.0.1:8080/v1/chat/completions -H 'content-type: application/json'"
         f"{header} -d {shlex.quote(body)}"

@@ -31,9 +31,6 @@ MAX_CATEGORIES: Final = 24
 P95_LATENCY_S: Final = 2.0 * TIME_SCALE
 MIN_ACCURACY: Final = 0.7
 COST_REFERENCE_USD: Final = 0.004
-FILTERS: Final = {"probe_share": 0.1}
-"""Five times the default, so that a model's way back after it recovered fits into a run of a minute."""
-
 TIMEOUT_S: Final = 10.0
 _SERVER: Final = {"data_dir": "./pointsman-demo-data", "shutdown_grace_s": 2.0}
 
@@ -101,7 +98,7 @@ def simulated_pool(p95_latency_s: float | None = None, min_accuracy: float | Non
         time_scale=TIME_SCALE,
         p95_latency_s=limit_s,
         min_accuracy=accuracy,
-        options=_pool_options(limit_s, accuracy, COST_REFERENCE_USD, CATEGORIES, FILTERS),
+        options=_pool_options(limit_s, accuracy, COST_REFERENCE_USD, CATEGORIES),
         runs=(),
         sample=sample_prompt,
         expected=expected,
@@ -142,7 +139,7 @@ def recorded_pool(
         time_scale=scale,
         p95_latency_s=limit_s,
         min_accuracy=accuracy,
-        options=_pool_options(limit_s, accuracy, cost_reference_usd, categories, {}),
+        options=_pool_options(limit_s, accuracy, cost_reference_usd, categories),
         runs=tuple(runs),
         sample=_Deck(recorded),
         expected=_Recorded(recorded, source, limit_s, scale),
@@ -150,13 +147,9 @@ def recorded_pool(
 
 
 def _pool_options(
-    limit_s: float | None,
-    min_accuracy: float,
-    cost_reference_usd: float,
-    categories: Sequence[str],
-    filters: Mapping[str, float],
+    limit_s: float | None, min_accuracy: float, cost_reference_usd: float, categories: Sequence[str]
 ) -> dict[str, Any]:
-    """Objective, limits and policy as one would set them in earnest."""
+    """Objective, limits and policy. Filters and forgetting are quicker than by default: a run is short."""
     objective = {"quality": 1.0, "cost": 0.2, "cost_reference_usd": float(f"{cost_reference_usd:.2g}")}
     constraints = {"min_accuracy": min_accuracy, "accuracy_evidence": "feedback"}
     if limit_s is not None:
@@ -165,7 +158,7 @@ def _pool_options(
     options: dict[str, Any] = {
         "objective": objective,
         "constraints": constraints,
-        "filters": {"unknown_share": 0.3, **filters},
+        "filters": {"unknown_share": 0.3},
         "policy": {"kind": "thompson", "half_life_requests": 2000},
     }
     if 0 < len(categories) <= MAX_CATEGORIES:

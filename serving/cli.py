@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -89,7 +92,8 @@ def demo(
         pool = _demo_pool(outcomes, run, p95, min_accuracy)
         options = {"--outcomes": outcomes, "--run": run, "--p95": p95, "--min-accuracy": min_accuracy}
         given = [word for name, value in options.items() if value is not None for word in (name, str(value))]
-        run_demo(pool, ["--demo", *given], seconds=seconds, seed=seed, console=Console(highlight=False))
+        console = Console(highlight=False)
+        run_demo(pool, ["--demo", *given], seconds=seconds, seed=seed, console=console, program=_program())
     except InvalidInput as error:
         typer.echo(f"pointsman: {error}", err=True)
         raise typer.Exit(2) from None
@@ -159,6 +163,15 @@ def _demo_pool(outcomes: Path | None, run: str | None, p95: float | None, min_ac
     if run is not None:
         raise InvalidInput("--run", "needs --outcomes")
     return simulated_pool(p95, min_accuracy)
+
+
+def _program() -> str:
+    """What a shell calls this program here: by its name, its path, or as a module of its interpreter."""
+    called = Path(sys.argv[0])
+    if called.stem != "pointsman":
+        return f"{shlex.quote(sys.executable)} -m serving"
+    found = shutil.which("pointsman")
+    return "pointsman" if found and Path(found).resolve() == called.resolve() else shlex.quote(sys.argv[0])
 
 
 def _load(config: Path, server: dict[str, Any]) -> Settings:

@@ -234,6 +234,8 @@ class Handlers:
     async def _read(self, request: web.Request) -> bytes:
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise InvalidRequest("send the body uncompressed", "content-encoding", "invalid_header")
+        if request.content.is_eof():  # all of it came with the headers: no timer needed
+            return await request.read()
         try:
             async with asyncio.timeout(self._server.body_timeout_s):
                 return await request.read()

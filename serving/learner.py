@@ -25,11 +25,11 @@ from serving.admission import Principal
 from serving.errors import NothingFeasible, Unavailable
 from serving.metrics import Metrics
 from serving.records import (
+    DecisionIds,
     Record,
     decision_event,
     feedback_event,
     filter_event,
-    new_decision_id,
     outcome_event,
     record_from,
 )
@@ -55,6 +55,7 @@ class Learner:
         snapshot_every_events: int,
     ) -> None:
         self.pools = dict(pools)
+        self.ids = DecisionIds()
         self._generators = dict(generators)
         self._store = store
         self._metrics = metrics
@@ -86,7 +87,7 @@ class Learner:
     def decide(self, pool: str, prompt: Prompt, ts: float) -> Decision:
         """A decision of a pool at unix time `ts`. Nothing is recorded yet."""
         try:
-            return self.pools[pool].decide(prompt, self._generators[pool], decision_id=new_decision_id(ts), ts=ts)
+            return self.pools[pool].decide(prompt, self._generators[pool], decision_id=self.ids.new(ts), ts=ts)
         except NoFeasibleArm as error:
             raise NothingFeasible(str(error)) from None
 

@@ -20,12 +20,12 @@ from serving.admission import Principal
 from serving.store import Event
 
 __all__ = [
+    "DecisionIds",
     "Record",
     "decision_event",
     "feedback_event",
     "filter_event",
     "made_at_s",
-    "new_decision_id",
     "outcome_event",
     "record_from",
 ]
@@ -57,12 +57,22 @@ class Record:
         return self.outcome is not None and self.outcome.status != "ok"
 
 
-def new_decision_id(ts: float) -> str:
-    """`pm-` and 32 hex digits: 48 bits of time in milliseconds, then 80 random bits (the layout of a ULID).
+class DecisionIds:
+    """Makes ids: `pm-` and 32 hex digits, 48 bits of time in milliseconds, then 80 random bits (the layout of a ULID).
 
-    Ids sort by time, which keeps the store's index small, and they cannot be guessed.
+    They sort by time, which keeps the store's index small, and cannot be guessed. The random bits are read from the
+    system's generator 2,000 digits at a time, since a system call costs 25 µs; never share a maker between processes.
     """
-    return f"{_PREFIX}{int(ts * 1000):012x}{secrets.token_hex(10)}"
+
+    def __init__(self) -> None:
+        self._digits = ""
+
+    def new(self, ts: float) -> str:
+        """An id for a decision made at unix time `ts`."""
+        if not self._digits:
+            self._digits = secrets.token_hex(1_000)
+        digits, self._digits = self._digits[:20], self._digits[20:]
+        return f"{_PREFIX}{int(ts * 1000):012x}{digits}"
 
 
 def made_at_s(decision_id: str) -> float | None:

@@ -19,7 +19,7 @@ from bandit.types import Context, Decision, Outcome, Status
 from serving.admission import Principal
 from serving.errors import CallerGone, UnknownModel, UpstreamError, UpstreamTimeout
 from serving.learner import Learner
-from serving.records import Record, new_decision_id
+from serving.records import Record
 from serving.upstream import Endpoint, Upstreams
 from serving.wire import Call, EventReader, StreamRewriter, Usage, answer_body, upstream_body, usage_of
 
@@ -58,7 +58,7 @@ class Routing:
         if call.model in self._learner.pools:
             return self._learner.decide(call.model, call.prompt, ts)
         if call.model in self._upstreams:
-            return _pinned(call.model, call.prompt.input_tokens, call.prompt.category, ts)
+            return _pinned(call, self._learner.ids.new(ts), ts)
         raise UnknownModel(call.model, self.names)
 
     @property
@@ -196,16 +196,17 @@ class _Attempt:
         return Usage(self._record.decision.context.input_tokens, self.rewriter.pieces), True
 
 
-def _pinned(model: str, input_tokens: int, category: str | None, ts: float) -> Decision:
+def _pinned(call: Call, decision_id: str, ts: float) -> Decision:
+    model, prompt = call.model, call.prompt
     one = np.ones(1)
     unknown = np.full(1, np.nan)
     return Decision(
-        decision_id=new_decision_id(ts),
+        decision_id=decision_id,
         ts=ts,
         pool=model,
         mode="pinned",
         step=0,
-        context=Context(_NO_FEATURES, "none", input_tokens, category),
+        context=Context(_NO_FEATURES, "none", prompt.input_tokens, prompt.category),
         policy_version="pinned",
         arms=(model,),
         feasible=np.ones(1, dtype=np.bool_),

@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -54,8 +55,27 @@ def read_until(process, mark):
     return "".join(lines)
 
 
+def played(folder, out):
+    """What the call at the end of `out` answers when the commands before it run as printed, but on free ports."""
+    upstreams_command, serve_command, call = (shlex.split(line) for line in out.strip().splitlines()[-3:])
+    python = [sys.executable, "-m", "serving"]
+    assert (upstreams_command[:3], serve_command[:3], call[0]) == (python, python, "curl")
+    upstreams_command[upstreams_command.index("8081")] = "0"
+    with started(folder, *upstreams_command[3:], stdout=subprocess.PIPE, text=True) as upstreams:
+        read_until(upstreams, "models: ")
+        arguments = [*serve_command[3:], "--port", "0"]
+        with started(folder, *arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as service:
+            port = read_until(service, " at http").strip().rpartition(":")[2]
+            url = next(word for word in call if word.startswith("http")).replace("8080", port)
+            headers = [call[i + 1].split(": ") for i, word in enumerate(call) if word == "-H"]
+            request = urllib.request.Request(url, call[call.index("-d") + 1].encode(), dict(headers))  # noqa: S310
+            with urllib.request.urlopen(request, timeout=LIMIT_S) as response:  # noqa: S310 - on this machine
+                assert response.headers["x-pointsman-mode"] == "bandit"
+                return json.load(response)["choices"][0]["message"]["content"]
+
+
 def test_a_run_shows_traffic_filters_and_a_summary_and_ends_by_itself(tmp_path):
-    """Every model stands in the table, the slow one is filtered, the most used one jumps and recovers."""
+    """The slow model is filtered, the most used one jumps and recovers, and the commands printed at the end work."""
     with started(tmp_path, "demo", "--seconds", 4, stdout=subprocess.PIPE, text=True) as demo:
         out, _ = demo.communicate(timeout=LIMIT_S)
     assert demo.returncode == 0
@@ -69,6 +89,7 @@ def test_a_run_shows_traffic_filters_and_a_summary_and_ends_by_itself(tmp_path):
     assert re.search(r"whole run +cost [+-]\d+% .*quality [+-]0\.\d+", out)
     assert "Drift (simulated): latency of " in out
     assert left_behind(tmp_path) == ([], [])
+    assert "(simulated quality" in played(tmp_path, out)
 
 
 @pytest.fixture
@@ -154,22 +175,3 @@ def test_it_fails_when_a_part_of_it_dies_and_says_which(tmp_path):
     assert demo.returncode == 1
     assert "pointsman: the demo ended: the service was ended by SIGKILL" in errors
     assert left_behind(tmp_path) == ([], [])
-
-
-def test_the_commands_it_prints_serve_the_pool(tmp_path):
-    """As printed, but on free ports: upstreams with their configuration, the service with it, and a call."""
-    config = tmp_path / "pointsman-demo.yaml"
-    pool = ("upstreams", "--demo", "--port", 0, "--write-config", config)
-    with started(tmp_path, *pool, stdout=subprocess.PIPE, text=True) as upstreams:
-        assert "models: " in read_until(upstreams, "models: ")
-        serve = ("serve", "-c", config, "--port", 0)
-        with started(tmp_path, *serve, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as service:
-            url = read_until(service, " at http").split()[-1]
-            body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "[math] 7 × 8?"}]})
-            call = urllib.request.Request(  # noqa: S310 - to this machine
-                f"{url}/v1/chat/completions", body.encode(), {"content-type": "application/json"}
-            )
-            with urllib.request.urlopen(call, timeout=LIMIT_S) as response:  # noqa: S310
-                answer = json.load(response)
-    assert "(simulated quality" in answer["choices"][0]["message"]["content"]
-    assert (tmp_path / "pointsman-demo-data" / "router.sqlite").is_file()

@@ -152,9 +152,11 @@ async def test_kill_under_load(run_service, trial, http, tmp_path):
             await asyncio.sleep(0.15 + 0.5 * rng.random())
             service.kill()
             await traffic
-    assert len(decisions) > 20 * ROUNDS
+    assert len(decisions) > 10 * ROUNDS
     assert "the snapshot" not in service.log
-    assert re.findall(r"replayed (\d+) events", service.log)[-1] != "0"
+    replayed = [int(count) for count in re.findall(r"replayed (\d+) events", service.log)]
+    assert len(replayed) == ROUNDS + 1
+    assert sum(replayed) > 0
     _assert_recorded_once(service.events(), decisions)
     seq, learned = snapshot_of(service.data_dir)
     assert seq == service.events()[-1]["seq"]

@@ -73,6 +73,27 @@ async def test_rows_join_and_are_self_contained(service, http):
         assert reward == pytest.approx(0.75)  # the objective is quality alone
 
 
+async def test_metrics_agree_with_the_log(service, http):
+    """Each call and each reward above is counted once, under bounded labels."""
+    async with http.get(service.url + "/metrics") as response:
+        assert response.headers["Content-Type"].startswith("text/plain")
+        lines = [line for line in (await response.text()).splitlines() if not line.startswith("#")]
+    values = {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+    def total(name, *labels):
+        return sum(v for k, v in values.items() if k.partition("{")[0] == name and all(x in k for x in labels))
+
+    outcomes = [event["payload"] for event in service.events("outcome")]
+    assert total("pointsman_calls_total", 'pool="auto"', 'mode="bandit"', 'status="ok"') == CALLS
+    assert total("pointsman_call_duration_seconds_count") == CALLS
+    assert total("pointsman_overhead_seconds_count") == CALLS
+    assert total("pointsman_tokens_total", 'direction="output"') == sum(o["output_tokens"] for o in outcomes)
+    assert total("pointsman_cost_usd_total") == pytest.approx(sum(o["cost_usd"] for o in outcomes))
+    assert total("pointsman_feedback_total", 'status="recorded"') == total("pointsman_quality_count_total") == CALLS
+    assert total("pointsman_quality_sum_total") == pytest.approx(0.75 * CALLS)
+    assert total("pointsman_unexpected_errors_total") == 0
+
+
 async def test_what_the_store_has_the_log_has_once_after_the_end(service):
     assert service.stop() == 0
     tables = {"decision": "decisions", "outcome": "outcomes", "feedback": "rewards", "filter_event": "filter_events"}

@@ -177,7 +177,9 @@ def test_bad_calls_filter_exactly_when_the_integral_says_so():
     assert list(filters.compliance() > 0) == [True, False]
 
 
-GOOD_RUN = 22  # Σ_{k=1..n} (0.95/0.85)^k passes 100 first at n = 22: (1.1176^23 - 1.1176)/0.1176 = 113, at 21: 100 - 0.4
+GOOD_RUN = (
+    22  # Σ_{k=1..n} (0.95/0.85)^k passes 100 first at n = 22: (1.1176^23 - 1.1176)/0.1176 = 113, at 21: 100 - 0.4
+)
 
 
 def test_a_filtered_arm_comes_back_by_probes_then_by_proof():

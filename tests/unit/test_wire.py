@@ -6,7 +6,7 @@ import contextlib
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bandit.types import Prompt
@@ -131,6 +131,7 @@ FIELDS = (
 )
 
 
+@settings(max_examples=60)
 @given(
     st.sampled_from(["chat/completions", "completions", "embeddings"]),
     st.dictionaries(
