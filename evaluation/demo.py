@@ -186,13 +186,14 @@ class _Demo:
                 self._note(event)
 
     async def _jump(self) -> None:
-        model = self._tally.most_used(self._elapsed_s() - RECENT_S)
+        recent = self._tally.rows(self._elapsed_s() - RECENT_S)
+        model = self._pool.favourite or max(recent, key=lambda row: row.calls).name
+        share = next(row.share for row in recent if row.name == model)
         await self._places.control(latency_multiplier={model: LATENCY_FACTOR})
         self._tally.factors = {model: LATENCY_FACTOR}
         self._scene.episode = Episode(model, LATENCY_FACTOR, self._elapsed_s())
-        self._note(
-            Event(self._elapsed_s(), model, f"is the most used: latency × {LATENCY_FACTOR:g} from here on (simulated)")
-        )
+        text = f"has {share:.0%} of the calls: latency × {LATENCY_FACTOR:g} from here on (simulated)"
+        self._note(Event(self._elapsed_s(), model, text))
 
     async def _recover(self) -> None:
         episode = self._scene.episode

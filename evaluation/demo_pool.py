@@ -41,6 +41,8 @@ DEMO_MODELS: Final = (_WEAK, *(model for model in DEFAULT_POOL if model.name != 
 """By construction: one too weak, one too slow, a sound generalist that suits most calls best, two specialists that
 beat it at code and at mathematics, and one that is best at nearly everything and dear."""
 
+FAVOURITE: Final = "oak-medium"
+
 
 @dataclass(frozen=True, slots=True)
 class Expected:
@@ -55,6 +57,7 @@ class Expected:
 class DemoPool:
     """A pool and what to run on it. `runs`: the recorded runs in their order, empty for a simulated pool.
 
+    `favourite`: the model that its table makes the policy favour, None where that is not known beforehand.
     `sample` draws a prompt's text and category. `expected(model, text, category, latency_factor, run)` is the truth
     that the router never sees. Latencies, and the limit with them, are the table's times `time_scale`.
     """
@@ -66,6 +69,7 @@ class DemoPool:
     min_accuracy: float
     options: Mapping[str, Any]
     runs: tuple[str, ...]
+    favourite: str | None
     sample: Callable[[np.random.Generator], tuple[str, str]]
     expected: Callable[[str, str, str, float, str | None], Expected]
 
@@ -100,6 +104,7 @@ def simulated_pool(p95_latency_s: float | None = None, min_accuracy: float | Non
         min_accuracy=accuracy,
         options=_pool_options(limit_s, accuracy, COST_REFERENCE_USD, CATEGORIES),
         runs=(),
+        favourite=FAVOURITE,
         sample=sample_prompt,
         expected=expected,
     )
@@ -141,6 +146,7 @@ def recorded_pool(
         min_accuracy=accuracy,
         options=_pool_options(limit_s, accuracy, cost_reference_usd, categories),
         runs=tuple(runs),
+        favourite=None,
         sample=_Deck(recorded),
         expected=_Recorded(recorded, source, limit_s, scale),
     )

@@ -182,10 +182,6 @@ class Tally:
             single_cost_usd=single_cost_usd,
         )
 
-    def most_used(self, since_s: float) -> str:
-        """The model with the most calls since then."""
-        return max(self.rows(since_s), key=lambda row: row.calls).name
-
     def sent_to(self, model: str, since_s: float, until_s: float) -> int:
         """How many calls that a model answered were sent in [since_s, until_s)."""
         sent, own = np.array(self._sent_s), np.array(self._model) == self._names.index(model)

@@ -124,12 +124,13 @@ class Unavailable(ServiceError):
 
 
 class UpstreamError(ServiceError):
-    """The endpoint of `model` failed; `http_status` is what it answered, if it did."""
+    """The endpoint of `model` failed; `http_status` is what it answered, if it did, `decision_id` the call's."""
 
     def __init__(self, model: str, message: str, http_status: int | None = None, code: str = "upstream_error") -> None:
         super().__init__(f"{model}: {message}")
         self.model, self.http_status, self.code = model, http_status, code
         self.retry_after: str | None = None
+        self.decision_id: str | None = None
 
 
 class UpstreamRefused(UpstreamError):

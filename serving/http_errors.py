@@ -62,7 +62,7 @@ def described(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
         own = {"param": None, **error.body, "message": str(error.body.get("message", error))}
         for name, default in (("type", "invalid_request_error"), ("code", error.code)):
             own[name] = own[name] if isinstance(own.get(name), str) else default
-        return error.http_status or 400, {"error": own}, {}
+        return error.http_status or 400, {"error": own}, _decision_header(error)
     found = next((entry for entry in _STATUSES if isinstance(error, entry[0])), None)
     if found is None:
         raise TypeError(f"not an error of this service: {type(error).__name__}")
@@ -79,12 +79,16 @@ def described(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
         body["problems"] = error.problems
     if isinstance(error, Conflict):
         body["recorded"] = error.recorded
-    headers = {}
+    headers = _decision_header(error) if isinstance(error, UpstreamError) else {}
     if status in (429, 503):
         headers["Retry-After"] = getattr(error, "retry_after", None) or "1"
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return status, {"error": body}, headers
+
+
+def _decision_header(error: UpstreamError) -> dict[str, str]:
+    return {} if error.decision_id is None else {"x-pointsman-decision-id": error.decision_id}
 
 
 def error_middleware(metrics: Metrics, max_body_bytes: int) -> Any:

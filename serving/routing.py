@@ -76,7 +76,7 @@ class Routing:
         endpoint = self._upstreams[decision.chosen]
         body = upstream_body(call, endpoint.upstream_model)
         record, durable = self._learner.record_decision(decision, principal, tags)
-        attempt = _Attempt(self._learner, record, endpoint, stream=False)
+        attempt = _Attempt(self._learner, record, durable, endpoint, stream=False)
         async with attempt:
             answer = await endpoint.send(call.kind, body)
             attempt.usage = usage_of(answer)
@@ -96,7 +96,7 @@ class Routing:
         endpoint = self._upstreams[decision.chosen]
         body = upstream_body(call, endpoint.upstream_model)
         record, durable = self._learner.record_decision(decision, principal, tags)
-        attempt = _Attempt(self._learner, record, endpoint, stream=True)
+        attempt = _Attempt(self._learner, record, durable, endpoint, stream=True)
         async with attempt, endpoint.stream(call.kind, body) as chunks:
             await durable
             rewriter = StreamRewriter(decision.decision_id, decision.chosen, show_usage=call.wants_usage)
@@ -119,7 +119,9 @@ class Routing:
             except ValueError as error:
                 malformed = str(error)
             if any(passed):
+                handed_over = time.perf_counter()
                 yield b"".join(passed)  # what came before the malformed event, too
+                attempt.waited_s += time.perf_counter() - handed_over
             if rewriter.done:
                 return
             if malformed is not None:
@@ -131,12 +133,15 @@ class Routing:
 class _Attempt:
     """One attempt from start to outcome: whichever way its block is left, exactly one outcome is recorded."""
 
-    def __init__(self, learner: Learner, record: Record, endpoint: Endpoint, *, stream: bool) -> None:
+    def __init__(
+        self, learner: Learner, record: Record, durable: asyncio.Future[None], endpoint: Endpoint, *, stream: bool
+    ) -> None:
         self.endpoint = endpoint
+        self.waited_s = 0.0  # for the caller to read what had come: not the upstream's time
         self.usage = Usage(None, None)
         self.rewriter: StreamRewriter | None = None
         self.started = 0.0
-        self._learner, self._record, self._stream = learner, record, stream
+        self._learner, self._record, self._durable, self._stream = learner, record, durable, stream
         self._first_byte_s: float | None = None
 
     def first_byte(self) -> None:
@@ -152,10 +157,11 @@ class _Attempt:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if error is None:
             self._record_outcome("ok", 200, None)
-        elif isinstance(error, UpstreamTimeout):
-            self._record_outcome("timeout", None, error.code)
         elif isinstance(error, UpstreamError):
-            self._record_outcome("error", error.http_status, error.code)
+            status: Status = "timeout" if isinstance(error, UpstreamTimeout) else "error"
+            self._record_outcome(status, error.http_status, error.code)
+            error.decision_id = self._record.decision.decision_id
+            await self._durable  # the error's response names the decision
         elif isinstance(error, (asyncio.CancelledError, CallerGone)):
             self._record_outcome("cancelled", None, "caller_went_away")
         else:
@@ -171,7 +177,7 @@ class _Attempt:
                 ts=time.time(),
                 model=self.endpoint.name,
                 status=status,
-                latency_s=time.perf_counter() - self.started,
+                latency_s=time.perf_counter() - self.started - self.waited_s,
                 time_to_first_token_s=self._first_byte_s,
                 input_tokens=usage.input_tokens,
                 output_tokens=usage.output_tokens,

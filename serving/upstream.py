@@ -73,6 +73,8 @@ class Endpoint:
             raise UpstreamError(self.name, "the answer is not valid JSON", 200, "upstream_malformed") from None
         if not isinstance(answer, dict):
             raise UpstreamError(self.name, "the answer is not a JSON object", 200, "upstream_malformed")
+        if isinstance(answer.get("error"), dict) and "choices" not in answer and "data" not in answer:
+            raise UpstreamError(self.name, "the answer is an error with status 200", 200, "upstream_malformed")
         return answer
 
     @asynccontextmanager

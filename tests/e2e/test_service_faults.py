@@ -51,6 +51,7 @@ BODIES = {  # what they answer: status, headers, body in pieces
     "oversized-length": (200, {"Content-Length": "100010"}, [b'{"x":"', b"x" * 100_002, b'"}']),
     "a-list": (200, {}, [b"[1]"]),
     "deep": (200, {}, [b'{"x":' + DEEP + b"}"]),
+    "error-200": (200, {}, [b'{"error":{"message":"no"}}']),
     "zipped": (200, {"Content-Encoding": "gzip"}, [b"\x1f\x8b\x08\x00"]),
     "no-stream": (200, {}, [orjson.dumps(ANSWER)]),
     "too-long": (
@@ -196,6 +197,7 @@ ONLY_WHOLE = [
     ("oversized-length", 502, "upstream_malformed", "error", 200, "upstream_malformed"),
     ("a-list", 502, "upstream_malformed", "error", 200, "upstream_malformed"),
     ("deep", 502, "upstream_malformed", "error", 200, "upstream_malformed"),
+    ("error-200", 502, "upstream_malformed", "error", 200, "upstream_malformed"),
     ("zipped", 502, "upstream_malformed", "error", 200, "upstream_malformed"),
 ]
 ONLY_STREAMED = [("no-stream", 502, "upstream_malformed", "error", 200, "upstream_malformed")]
@@ -212,6 +214,7 @@ async def test_a_failure_is_told_in_one_shape_and_recorded_once(  # noqa: PLR091
     told, headers, raw = await ask(model, stream=stream)
     assert (told, checked_error(raw)["code"]) == (status, code)
     assert headers["Content-Type"].startswith("application/json")
+    assert headers["x-pointsman-decision-id"].startswith("pm-")
     outcome = await last_outcome(model)
     assert (outcome["status"], outcome["http_status"], outcome["error"]) == (outcome_status, http_status, error)
     assert (outcome["stream"], outcome["output_tokens"], outcome["cost_usd"]) == (stream, None, None)

@@ -46,6 +46,7 @@ def test_the_simulated_table_is_as_the_demo_says():
         c: max(usable, key=lambda name: truth[name, c].quality - 0.2 * truth[name, c].cost_usd / 0.004)
         for c in CATEGORIES
     }
+    assert pool.favourite == "oak-medium"
     assert worth == {"chat": "oak-medium", "extraction": "oak-medium", "code": "reed-coder", "math": "heron-math"}
 
 

@@ -44,7 +44,6 @@ def test_rows_count_the_answers_of_their_window(tally):
     assert row(tally, "oak-medium", 5.0).calls == 0
     assert row(tally, "oak-medium", 5.0).quality is None
     assert row(tally, "reed-coder", 5.0, 7.0).share == 1.0
-    assert tally.most_used(4.0) == "reed-coder"
 
 
 def test_a_price_that_is_unknown_makes_the_cost_unknown(tally):

@@ -38,7 +38,7 @@ def printed(renderable_or_scene, width, draw=None):
 
 
 MOVES = [
-    Event(10.0, "oak-medium", "is the most used"),
+    Event(10.0, "oak-medium", "has 69% of the calls"),
     Event(11.0, "oak-medium", "admitted → filtered, change detected", "filtered"),
     Event(20.5, "oak-medium", "filtered → probing, probes comply", "probing"),
     Event(24.0, "oak-medium", "probing → admitted, proved compliant", "admitted"),
