@@ -30,8 +30,9 @@ class FilterSettings:
     """How sure the tests must be, and how much traffic arms without a certificate get.
 
     `alpha`: error probability of each proof, at any time. `calls_between_false_alarms`: mean run length of the change
-    detector on an arm exactly at its limit. `probe_share`: first share of a filtered arm, halved for each violation
-    while it is filtered and doubled for each good call, between `probe_share`/4 and 4·`probe_share`. `unknown_share`:
+    detector on an arm exactly at its limit. `probe_share`: share of a filtered arm, times R/4 within a quarter
+    and four, where R is the evidence that it recovered (`Filters`): a relapse costs little, a recovery shows quickly.
+    `unknown_share`:
     most that one arm without a certificate gets once another arm has one.
     """
 
@@ -177,8 +178,6 @@ class _ArmState:
     tests: list[RateTest]
     certified: list[bool]
     broken: int = -1  # index of the limit that filtered it
-    probe_share: float = 0.0
-    failures: int = 0  # times filtered, for the back-off of the first probe share
     recovery: float = 0.0  # e-detector of a return to the limit, while filtered
 
 
@@ -211,7 +210,6 @@ class Filters:
                 state="unknown" if self.limits else "admitted",
                 tests=[RateTest(rate) for _, rate in self.limits],
                 certified=[False] * len(self.limits),
-                probe_share=self.settings.probe_share,
             )
             for _ in range(self.n_arms)
         ]
@@ -247,7 +245,7 @@ class Filters:
         test = entry.tests[limit]
         worse = bad > test.limit_rate
         if entry.state == "filtered":
-            return self._observe_probe(arm, limit, bad, worse=worse)
+            return self._observe_probe(arm, limit, bad)
         if worse:
             log_e = test.log_evidence("violating")
             if log_e >= -log(self.settings.alpha):
@@ -298,8 +296,6 @@ class Filters:
                     "tests": [t.state() for t in a.tests],
                     "certified": a.certified.copy(),
                     "broken": a.broken,
-                    "probe_share": a.probe_share,
-                    "failures": a.failures,
                     "recovery": a.recovery,
                 }
                 for a in self._arms
@@ -316,8 +312,7 @@ class Filters:
             for test, numbers in zip(entry.tests, saved["tests"], strict=True):
                 test.load(numbers)
             entry.state, entry.certified = saved["state"], list(saved["certified"])
-            entry.broken, entry.probe_share = saved["broken"], saved["probe_share"]
-            entry.failures, entry.recovery = saved["failures"], saved["recovery"]
+            entry.broken, entry.recovery = saved["broken"], saved["recovery"]
             self._note(arm)
 
     def rearranged(self, state: dict[str, Any], rows: Sequence[int | None]) -> dict[str, Any]:
@@ -333,15 +328,14 @@ class Filters:
         # A certificate that recent calls speak against protects nobody: such an arm is no refuge for others' share.
         self._refuge[arm] = entry.state == "admitted" and compliance >= 0.5
         self._capped[arm] = entry.state in ("unknown", "probing")
-        self._probes[arm] = entry.probe_share if filtered else 0.0
+        growth = min(4.0, max(0.25, entry.recovery / 4.0))
+        self._probes[arm] = self.settings.probe_share * growth if filtered else 0.0
 
-    def _observe_probe(self, arm: int, limit: int, bad: float, *, worse: bool) -> list[Transition]:
+    def _observe_probe(self, arm: int, limit: int, bad: float) -> list[Transition]:
         entry = self._arms[arm]
         test = entry.tests[limit]
-        base = self.settings.probe_share
         if limit != entry.broken:
             return []
-        entry.probe_share = max(base / 4, entry.probe_share / 2) if worse else min(4 * base, entry.probe_share * 2)
         r0 = test.limit_rate
         boundary = r0 + min(2 * r0, 0.1, (1 - r0) / 2)
         ratio = (r0 / boundary) ** bad * ((1 - r0) / (1 - boundary)) ** (1 - bad)
@@ -357,8 +351,6 @@ class Filters:
         transition = self._move(arm, limit, "filtered", reason, log_e)
         entry.broken = limit
         entry.certified[limit] = False
-        entry.probe_share = self.settings.probe_share / 2 ** min(entry.failures, 2)
-        entry.failures += 1
         entry.recovery = 0.0
         entry.tests[limit].restart()
         return [transition]

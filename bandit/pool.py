@@ -280,8 +280,10 @@ class Pool:
         worse = change < 0 if which == QUALITY else change > 0
         state = self.filters.states[arm]
         changes: list[Change] = []
-        # A filtered arm's evidence started when it was filtered; an admitted one that got better stays admitted.
-        if state in ("unknown", "probing") or (state == "admitted" and worse):
+        # A filtered arm's evidence started when it was filtered. An admitted one keeps its certificate if it got better
+        # or its recent calls still keep the limits: the detector of change is watching it anyway.
+        doubtful = worse and self.filters.compliance()[arm] < 0.5
+        if state in ("unknown", "probing") or (state == "admitted" and doubtful):
             for index, limit in enumerate(self.limits):
                 if limit.head == which:
                     changes += self.filters.restart(arm, index, f"drift in {head}")

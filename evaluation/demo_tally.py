@@ -226,4 +226,4 @@ def _transition_text(row: Mapping[str, Any]) -> str:
 def _drift_text(row: Mapping[str, Any]) -> str:
     head, change = str(row["constraint_name"]), float(row["evidence"])
     size = f"× {math.exp(min(change, 50.0)):.2g}" if head != "quality" else f"{change:+.2f}"
-    return f"drift in {head.replace('_', ' ')}, {size} against predictions: partly forgotten"
+    return f"drift in {head.replace('_', ' ')}: {size} against predictions"

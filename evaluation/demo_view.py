@@ -22,7 +22,7 @@ RECENT_S = 5.0
 _EVENTS_SHOWN = 8
 _BAR_FROM_WIDTH = 110
 _BAR = 12
-_OTHER_COLUMNS_WIDTH = 58  # of the model column, all others need about this
+_WIDE = 100  # from this width on there is room between the columns
 _STYLES = {"admitted": "green", "filtered": "red", "probing": "yellow", "unknown": "dim"}
 _NONE = "–"
 
@@ -178,8 +178,9 @@ def _episode(scene: Scene) -> Iterator[str]:
 
 
 def _table(width: int, *columns: str) -> Table:
-    table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
-    table.add_column("model", no_wrap=True, overflow="ellipsis", max_width=max(12, width - _OTHER_COLUMNS_WIDTH))
+    narrow = width < _WIDE
+    table = Table(box=None, padding=(0, 1), pad_edge=False, collapse_padding=narrow, header_style="dim")
+    table.add_column("model", no_wrap=True, overflow="ellipsis", max_width=max(12, width - (60 if narrow else 68)))
     for column in columns[:-1]:
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column(columns[-1], no_wrap=True)

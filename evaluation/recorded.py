@@ -264,7 +264,7 @@ def _read(path: Path, columns: str) -> dict[str, NDArray[Any]]:
             table: dict[str, NDArray[Any]] = connection.execute(query, [str(path)]).fetchnumpy()
     except duckdb.Error as error:
         raise InvalidInput(path.name, f"cannot be read as expected ({columns}): {error}") from error
-    return {name: np.ma.filled(column, np.nan if column.dtype.kind == "f" else None) for name, column in table.items()}
+    return {name: np.ma.filled(column, np.nan if column.dtype.kind == "f" else "") for name, column in table.items()}
 
 
 def _spread(

@@ -73,7 +73,10 @@ class FilterSettings(Section):
         default=1e6, ge=100, le=1e12, description="Mean calls until a model exactly at its limit is taken for changed."
     )
     probe_share: Number = Field(
-        default=0.02, gt=0, le=0.2, description="First share of calls a filtered model gets, to show that it recovered."
+        default=0.02,
+        gt=0,
+        le=0.2,
+        description="Share of calls a filtered model gets, a quarter to four times as its probes go.",
     )
     unknown_share: Number = Field(
         default=0.1, gt=0, le=1, description="Largest share of a model without evidence, once another is certified."

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console, ConsoleDimensions
 
-from evaluation.demo_pool import simulated_pool
+from evaluation.demo_pool import DEMO_MODELS, Expected, simulated_pool
 from evaluation.demo_tally import Episode, Event, Tally
 from evaluation.demo_view import Scene, event_line, live_view, progress_line, summary
+from evaluation.synthetic import SyntheticSource
 from evaluation.traffic import Answered, Failure
 
 
-def scene(events=(), episode=None, calls=300, failures=0):
+def scene(events=(), episode=None, calls=300, failures=0, pool=None):
     """Thirty seconds, ten calls a second, shared by all models in turn."""
-    pool = simulated_pool()
+    pool = pool or simulated_pool()
     tally = Tally(pool, 0.0)
     models = pool.source.models
     for i in range(calls):
@@ -73,6 +75,20 @@ def test_the_summary_tells_shares_cost_against_the_best_single_model_and_the_epi
         "admitted again at 24.0 s, 6.0 s after it recovered",
     ):
         assert words in flat
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_long_names_of_models_give_way_to_the_figures(width):
+    """Names of a hundred characters are cut; the other columns are not."""
+    models = [replace(model, name=f"{model.name}-" + "x" * 90) for model in DEMO_MODELS]
+    pool = replace(simulated_pool(), source=SyntheticSource(models), expected=lambda *_: Expected(0.9, 0.001, 0.0))
+    shown = scene(calls=60_000, pool=pool)
+    for text in (printed(shown, width), printed(shown, width, live_view(shown, ConsoleDimensions(width, 40)))):
+        table = [line for line in text.splitlines() if line.startswith(("model", "oak-medium-"))]
+        assert len(table) == 2
+        assert table[0].count("…") == 0
+        assert table[1].count("…") == 1
+        assert "admitted" in table[1]
 
 
 def test_the_summary_says_what_did_not_happen():

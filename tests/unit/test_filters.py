@@ -271,27 +271,18 @@ def probe_share(filters, arm=0):
     return filters.shape(p)[arm]
 
 
-def test_probe_shares_double_and_halve_between_their_bounds():
+def test_a_probe_share_follows_the_evidence_of_recovery():
+    """R ← (1 + R)·0.95/0.85 for a good probe, ·0.05/0.15 for a bad one; the share is R/4 of 0.02, in a quarter to 4."""
     filters = with_states("filtered", "unknown", settings=FilterSettings(probe_share=0.02))
-    shares = [probe_share(filters)]
-    for bad in (0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0):
-        feed(filters, 0, bad, 1)
+    evidence, shares, expected = 0.0, [probe_share(filters)], [0.005]
+    for bad in (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 0):
+        feed(filters, 0, float(bad), 1)
         shares.append(probe_share(filters))
-    down = [0.04, 0.02, 0.01, 0.005, 0.005, 0.005, 0.005]
-    assert shares == pytest.approx([0.02, 0.04, 0.08, 0.08, *down, 0.01])
-
-
-def test_each_time_an_arm_is_filtered_its_first_probe_share_is_half_the_last():
-    """Down to a quarter; the arm comes back through good probes in between."""
-    filters = Filters(2, LIMITS, FilterSettings(probe_share=0.08))
-    shares = []
-    for _ in range(6):
-        while filters.states[0] != "filtered":
-            feed(filters, 0, 1.0, 1)
-        shares.append(probe_share(filters))
-        while filters.states[0] == "filtered":
-            feed(filters, 0, 0.0, 1)
-    assert shares == pytest.approx([0.08, 0.04, 0.02, 0.02, 0.02, 0.02])
+        evidence = (1 + evidence) * ((0.05 / 0.15) if bad else (0.95 / 0.85))
+        expected.append(0.02 * min(4.0, max(0.25, evidence / 4)))
+    assert shares == pytest.approx(expected)
+    assert max(shares) == 0.08
+    assert shares[-2] == 0.005
 
 
 def with_states(*states, settings=None):
@@ -318,10 +309,10 @@ def with_states(*states, settings=None):
         (("admitted", "unknown"), [0.95, 0.05], [0.95, 0.05]),
         (("admitted", "admitted", "unknown"), [0.1, 0.3, 0.6], [0.225, 0.675, 0.1]),  # the excess in proportion
         (("admitted", "admitted", "unknown"), [0.0, 0.0, 1.0], [0.45, 0.45, 0.1]),
-        (("admitted", "filtered"), [1.0, 0.0], [0.98, 0.02]),
-        (("unknown", "filtered"), [1.0, 0.0], [0.98, 0.02]),
-        (("admitted", "unknown", "filtered"), [0.5, 0.5, 0.0], [0.9 * 0.98, 0.1 * 0.98, 0.02]),
-        (("filtered", "filtered"), [1.0, 0.0], [0.96 + 0.02, 0.02]),  # all filtered: the least violation and probes
+        (("admitted", "filtered"), [1.0, 0.0], [0.995, 0.005]),  # a quarter of 0.02
+        (("unknown", "filtered"), [1.0, 0.0], [0.995, 0.005]),  # a quarter of 0.02
+        (("admitted", "unknown", "filtered"), [0.5, 0.5, 0.0], [0.9 * 0.995, 0.1 * 0.995, 0.005]),
+        (("filtered", "filtered"), [1.0, 0.0], [0.99 + 0.005, 0.005]),  # all filtered: the least violation and probes
     ],
 )
 def test_shares_by_hand(states, p, expected):
@@ -332,8 +323,8 @@ def test_shares_by_hand(states, p, expected):
 
 
 def test_all_probes_together_take_at_most_a_quarter():
-    filters = with_states("admitted", *["filtered"] * 4, settings=FilterSettings(probe_share=0.2))
-    np.testing.assert_allclose(filters.shape(np.array([1.0, 0, 0, 0, 0])), [0.75] + [0.0625] * 4)
+    filters = with_states("admitted", *["filtered"] * 10, settings=FilterSettings(probe_share=0.2))
+    np.testing.assert_allclose(filters.shape(np.array([1.0] + [0.0] * 10)), [0.75] + [0.025] * 10)
 
 
 def test_a_certificate_that_recent_calls_speak_against_is_no_refuge():

@@ -56,7 +56,7 @@ def test_a_slow_arm_is_filtered_and_gets_its_probe_share_only():
     assert [(c.arm, c.to_state) for c in changes if isinstance(c, Transition)] == [(1, "filtered")]
     d = pool.decide(Prompt(), rng(), decision_id="d", ts=0.0)
     assert list(d.feasible) == [True, False, True]
-    assert d.probabilities[1] == 0.02
+    assert d.probabilities[1] == 0.005  # a quarter, while nothing says that it recovered
     assert not d.infeasible
 
 
@@ -99,16 +99,20 @@ WORSE_AND_BETTER = [("latency", 1.0, -1.0), ("quality", -0.3, 0.3)]
 
 @pytest.mark.parametrize(("head", "worse", "better"), WORSE_AND_BETTER)
 def test_drift_to_the_worse_voids_a_certificate_and_to_the_better_does_not(head, worse, better):
-    """Each head's drift speaks about its own limit only."""
+    """Each head's drift speaks about its own limit only, and a certificate that recent calls bear out stays."""
     limit = {"latency": Constraints(p95_latency_s=2.0), "quality": Constraints(min_accuracy=0.7)}[head]
     pool = make(1, constraints=limit)
     violating(pool, [0], seconds={0: 0.5}, times=300)
     for _ in range(100):
         pool.apply_benchmark("m0", 1.0)
     assert pool.filters.states == ("admitted",)
-    assert pool.apply_reset("m0", head, better) == []
-    assert pool.apply_reset("m0", "output_tokens", 1.0) == []
+    for name, change in ((head, better), (head, worse), ("output_tokens", 1.0)):
+        assert pool.apply_reset("m0", name, change) == []
+    while pool.filters.compliance()[0] >= 0.5:  # one bad call in three or ten, too few to be proved or noticed yet
+        for bad in (1.0, *[0.0] * (2 if head == "quality" else 9)):
+            pool.filters.observe(0, 0, bad)
     assert pool.filters.states == ("admitted",)
+    assert pool.apply_reset("m0", head, better) == []
     (transition,) = pool.apply_reset("m0", head, worse)
     assert (transition.to_state, transition.reason) == ("unknown", f"drift in {head}")
     assert pool.filters.evidence(0, 0).calls == 0
