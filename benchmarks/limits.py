@@ -45,11 +45,14 @@ _OBJECTIVE = {"quality": 1.0, "cost": 0.2, "cost_reference_usd": 0.005}
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """What the records say of every model in every run: arrays of shape (n_runs, n_models)."""
+    """What the records say of every model in every run: arrays of shape (n_runs, n_models).
 
+    `latency_s` has every single call, shape (n_runs, n_models, n_prompts).
+    """
+
+    latency_s: np.ndarray
     quality: np.ndarray
     cost_usd: np.ndarray
-    p95_s: np.ndarray
     feasible: np.ndarray
     reward: np.ndarray
 
@@ -59,13 +62,14 @@ def truth_of(recorded: RecordedSet, runs: list[str], models: list[str], options:
     at = np.ix_([recorded.runs.index(r) for r in runs], [recorded.models.index(m) for m in models])
     quality = np.nanmean(recorded.quality[at], axis=2)
     cost = np.nanmean(recorded.cost_usd[at], axis=2)
-    p95 = np.nanquantile(recorded.latency_s[at], 0.95, axis=2)
+    latency = recorded.latency_s[at]
+    p95 = np.nanquantile(latency, 0.95, axis=2)
     weight = _OBJECTIVE["cost"] / (_OBJECTIVE["quality"] + _OBJECTIVE["cost"])
     credit = 1.0 - np.nanmean(np.minimum(recorded.cost_usd[at] / _OBJECTIVE["cost_reference_usd"], 1.0), axis=2)
     return Truth(
+        latency_s=latency,
         quality=quality,
         cost_usd=cost,
-        p95_s=p95,
         feasible=(p95 <= options.p95_s) & (quality >= options.min_accuracy),
         reward=(1.0 - weight) * quality + weight * credit,
     )
@@ -167,31 +171,13 @@ def table(
         add("pointsman", run, *np.mean(per_seed, axis=0))
         best = np.where(truth.feasible, truth.reward, -np.inf)[at].argmax(axis=1)
         each = np.arange(len(runs))[at]
-        add(
-            "oracle",
-            run,
-            truth.quality[each, best].mean(),
-            truth.cost_usd[each, best].mean(),
-            truth.p95_s[each, best].max(),
-            1 - truth.feasible[each, best].mean(),
-        )
-        add(
-            "uniform",
-            run,
-            truth.quality[at].mean(),
-            truth.cost_usd[at].mean(),
-            float("nan"),
-            1 - truth.feasible[at].mean(),
-        )
-        for m, model in enumerate(models):
-            add(
-                model,
-                run,
-                truth.quality[at, m].mean(),
-                truth.cost_usd[at, m].mean(),
-                truth.p95_s[at, m].max(),
-                1 - truth.feasible[at, m].mean(),
-            )
+        fixed = {"oracle": best, **{model: np.full(each.size, m) for m, model in enumerate(models)}}
+        for policy, choice in fixed.items():
+            p95 = np.nanquantile(truth.latency_s[each, choice], 0.95)
+            bad = 1 - truth.feasible[each, choice].mean()
+            add(policy, run, truth.quality[each, choice].mean(), truth.cost_usd[each, choice].mean(), p95, bad)
+        p95 = np.nanquantile(truth.latency_s[at], 0.95)
+        add("uniform", run, truth.quality[at].mean(), truth.cost_usd[at].mean(), p95, 1 - truth.feasible[at].mean())
     return lines
 
 

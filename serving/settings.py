@@ -151,7 +151,7 @@ class StoreSettings(Section):
         default=20_000, ge=1, le=1_000_000_000, description="Events between two snapshots of what was learned."
     )
     cache_decisions: Count = Field(
-        default=5_000, ge=1_000, le=10_000_000, description="Recent decisions kept in memory for the feedback to come."
+        default=2_000, ge=1_000, le=10_000_000, description="Recent decisions kept in memory for the feedback to come."
     )
 
 

@@ -70,7 +70,7 @@ def test_the_smallest_configuration_has_the_documented_defaults() -> None:
     assert (server.feedback_horizon_s, server.metrics_public) == (604_800.0, False)
     assert settings.auth is None
     assert (store.synchronous, store.queue_limit) == ("full", 10_000)
-    assert (store.snapshot_every_events, store.cache_decisions) == (20_000, 5_000)
+    assert (store.snapshot_every_events, store.cache_decisions) == (20_000, 2_000)
     assert (log.flush_interval_s, log.batch_rows) == (2.0, 50_000)
     model = settings.model("one")
     assert (model.upstream_model, model.api_key, model.price, model.headers) == ("one", None, None, {})
