@@ -275,9 +275,9 @@ class Filters:
         """Apply caps and probe shares to a policy's probabilities (zero for filtered arms); sums to 1 again."""
         if not self.limits:
             return p
-        refuge = self._refuge
-        if refuge.any() and self._capped.any():
-            p = np.where(self._capped, np.minimum(p, self.settings.unknown_share), p)
+        refuge, cap = self._refuge, self.settings.unknown_share
+        if refuge.any() and p[self._capped].max(initial=0.0) > cap:
+            p = np.where(self._capped, np.minimum(p, cap), p)
             kept, excess = p[refuge].sum(), max(0.0, 1.0 - p.sum())
             p[refuge] += excess * (p[refuge] / kept if kept > 0 else 1.0 / refuge.sum())
         total = self._probes.sum()
