@@ -29,7 +29,7 @@ from serving.http_errors import error_middleware, without_request_bytes
 from serving.learner import Learner
 from serving.metrics import Metrics
 from serving.routing import Routing
-from serving.settings import PoolSettings, Settings
+from serving.settings import PoolSettings, ServerSettings, Settings
 from serving.sqlite_store import SqliteStore
 from serving.upstream import Upstreams
 
@@ -79,23 +79,7 @@ async def serve(settings: Settings) -> AsyncIterator[str]:
         stack.push_async_callback(_cancel, asyncio.create_task(log.run(settings.log.flush_interval_s)))
         keep = asyncio.create_task(_housekeeping(learner, store, log, server.feedback_horizon_s))
         stack.push_async_callback(_cancel, keep)
-        app = web.Application(
-            client_max_size=server.max_body_bytes, middlewares=[error_middleware(metrics, server.max_body_bytes)]
-        )
-        app.add_routes(handlers.routes())
-        logging.getLogger("aiohttp.server").addFilter(without_request_bytes)
-        runner = web.AppRunner(
-            app,
-            handler_cancellation=True,  # a caller who goes away cancels the upstream call
-            auto_decompress=False,  # no body may grow while it is read
-            access_log=None,
-            keepalive_timeout=_KEEPALIVE_S,
-            shutdown_timeout=server.shutdown_grace_s,
-        )
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
-        site = web.TCPSite(runner, server.host, server.port)
-        await site.start()
+        address = await stack.enter_async_context(_listening(handlers, metrics, server))
         handlers.ready = True
         # What was made so far lives as long as the process: no collection need look at it again. Calls make few
         # cycles, and the default threshold would walk every cached decision several times a second.
@@ -105,8 +89,33 @@ async def serve(settings: Settings) -> AsyncIterator[str]:
         gc.set_threshold(50_000, 20, 50)
         for warning in settings.warnings:
             _log.warning("%s: %s", warning.path, warning.message)
-        yield f"http://{_authority(server.host, runner.addresses[0][1])}"
+        yield f"http://{address}"
         handlers.ready = False
+
+
+@contextlib.asynccontextmanager
+async def _listening(handlers: Handlers, metrics: Metrics, server: ServerSettings) -> AsyncIterator[str]:
+    """The HTTP server; yields host:port."""
+    app = web.Application(
+        client_max_size=server.max_body_bytes, middlewares=[error_middleware(metrics, server.max_body_bytes)]
+    )
+    app.add_routes(handlers.routes())
+    logging.getLogger("aiohttp.server").addFilter(without_request_bytes)
+    runner = web.AppRunner(
+        app,
+        handler_cancellation=True,  # a caller who goes away cancels the upstream call
+        auto_decompress=False,  # no body may grow while it is read
+        access_log=None,
+        keepalive_timeout=_KEEPALIVE_S,
+        shutdown_timeout=server.shutdown_grace_s,
+    )
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, server.host, server.port).start()
+        port = runner.addresses[0][1]
+        yield f"[{server.host}]:{port}" if ":" in server.host else f"{server.host}:{port}"
+    finally:
+        await runner.cleanup()
 
 
 async def run(settings: Settings, echo: Callable[[str], None]) -> None:
@@ -174,7 +183,3 @@ async def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
-
-
-def _authority(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
