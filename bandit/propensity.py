@@ -15,6 +15,7 @@ __all__ = ["best_arm_probabilities"]
 
 _NODES_PER_ARM = 16
 _MIN_SD = 1e-9
+_SMALL = 1e-6  # a compliance so small that two such arms practically never take part at once
 _ALL_RIVALS = 16  # up to so many arms, looking for those that cannot win costs more than it saves
 
 
@@ -60,11 +61,12 @@ def _quadrature(mean: FloatArray, sd: FloatArray, compliance: FloatArray) -> Flo
     column = mean[:, None]
     scale = np.maximum(sd, _MIN_SD * max(1.0, float(np.abs(mean).max())))[:, None]
     nodes = np.sort((column + scale * _STANDARD_NODES).ravel())
-    above = ndtr((column - nodes) / scale)  # 1 − Φ, shape (n_arms, n_nodes)
-    weight = compliance[:, None]
-    mass = weight * (above[:, :-1] - above[:, 1:])
-    middle = 2.0 - weight * (above[:, :-1] + above[:, 1:])  # twice P(utility ≤ middle); the twos cancel in the end
-    # Dividing the whole product by an arm's own factor leaves the others'; the floor keeps 0/0 out, where no mass is.
-    np.maximum(middle, 1e-30, out=middle)
-    p = (mass / middle) @ middle.prod(axis=0)
+    # Where all are very unlikely to take part, only proportions matter; scaled up they are not lost in 1 − c.
+    weight = (compliance * max(1.0, _SMALL / float(compliance.max())))[:, None]
+    below = 1.0 - weight * ndtr((column - nodes) / scale)  # P(sampled utility ≤ node), shape (n_arms, n_nodes)
+    left, right = below[:, :-1], below[:, 1:]
+    # Twice the middle; constant factors cancel in the end. Dividing the whole product by an arm's own factor leaves the
+    # others'; the floor keeps 0/0 out, where there is no mass anyway.
+    middle = np.maximum(left + right, 1e-30)
+    p = ((right - left) / middle) @ middle.prod(axis=0)
     return np.asarray(p / p.sum())
