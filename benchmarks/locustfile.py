@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import random
+from typing import Any
 
 from locust import HttpUser, between, task
 
@@ -53,7 +54,7 @@ class Caller(HttpUser):
         if batch:
             self.client.post("/reward", json=[{"decision_id": i, "quality": random.random()} for i in batch])
 
-    def _ask(self, *, stream: bool):  # type: ignore[no-untyped-def] # noqa: ANN202 - locust's own context manager
+    def _ask(self, *, stream: bool) -> Any:
         category = random.choice(_CATEGORIES)
         body = {"model": _POOL, "stream": stream, "messages": [{"role": "user", "content": f"[{category}] Why?"}]}
         return self.client.post(
