@@ -33,7 +33,6 @@ class DriftDetectors:
         adwin = _river_adwin()
         self._make = lambda: adwin(delta=delta, clock=4, grace_period=16)
         self._spans = spans
-        self._n_arms = n_arms
         self._detectors = [[self._make() for _ in range(n_arms)] for _ in range(n_heads)]
         self._recent = [[deque[float](maxlen=_REMEMBERED) for _ in range(n_arms)] for _ in range(n_heads)]
 

@@ -30,10 +30,9 @@ class FilterSettings:
     """How sure the tests must be, and how much traffic arms without a certificate get.
 
     `alpha`: error probability of each proof, at any time. `calls_between_false_alarms`: mean run length of the change
-    detector on an arm exactly at its limit. `probe_share`: share of a filtered arm, times R/4 within a quarter
-    and four, where R is the evidence that it recovered (`Filters`): a relapse costs little, a recovery shows quickly.
-    `unknown_share`:
-    most that one arm without a certificate gets once another arm has one.
+    detector on an arm exactly at its limit. `probe_share`: share of a filtered arm, times R/4 (at least ¼, at most 4),
+    where R is the evidence that it recovered (`Filters`): a relapse costs little, a recovery shows quickly.
+    `unknown_share`: most that one arm without a certificate gets once another arm has one.
     """
 
     alpha: float = 0.01

@@ -82,11 +82,6 @@ class Traffic:
         self._under_way: set[asyncio.Task[None]] = set()
         self._grades: list[tuple[float, str, float]] = []
 
-    @property
-    def under_way(self) -> int:
-        """Calls that wait for their answer."""
-        return len(self._under_way)
-
     async def run(self, stop: asyncio.Event) -> None:
         """Call until `stop` is set; then wait a little for the last answers and post the last grades."""
         connector = aiohttp.TCPConnector(limit=MAX_UNDER_WAY + 8)

@@ -31,6 +31,7 @@ from serving.metrics import Metrics
 from serving.routing import Routing
 from serving.settings import PoolSettings, ServerSettings, Settings
 from serving.sqlite_store import SqliteStore
+from serving.store import StoreError
 from serving.upstream import Upstreams
 
 __all__ = ["build_pool", "run", "serve"]
@@ -76,6 +77,9 @@ async def serve(settings: Settings) -> AsyncIterator[str]:
         )
         metrics.store_pending.set_function(lambda: store.pending)
         metrics.log_lag.set_function(lambda: log.lag_events)
+        metrics.log_trouble.labels("failed").set_function(lambda: log.failed_flushes)
+        metrics.log_trouble.labels("in_use").set_function(lambda: log.busy_flushes)
+        metrics.log_trouble.labels("rejected").set_function(lambda: log.rejected_events)
         stack.push_async_callback(_cancel, asyncio.create_task(log.run(settings.log.flush_interval_s)))
         keep = asyncio.create_task(_housekeeping(learner, store, log, server.feedback_horizon_s))
         stack.push_async_callback(_cancel, keep)
@@ -170,8 +174,12 @@ async def _housekeeping(learner: Learner, store: SqliteStore, log: AnalyticalLog
         up_to_seq = min(learner.snapshot_position, log.position)
         # Feedback that came since the snapshot speaks of decisions made since a horizon before it: a replay needs them.
         before_ts = learner.snapshot_ts - horizon_s
-        while await store.prune(before_ts, up_to_seq, _PRUNE_BATCH) == _PRUNE_BATCH:
-            await asyncio.sleep(0)
+        try:
+            while await store.prune(before_ts, up_to_seq, _PRUNE_BATCH) == _PRUNE_BATCH:
+                await asyncio.sleep(0)
+        except StoreError as error:  # the service is unready from here on; there is nothing more to keep tidy
+            _log.error("old events stay: %s", error)
+            return
 
 
 async def _last_snapshot(learner: Learner, store: SqliteStore) -> None:

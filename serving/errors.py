@@ -9,7 +9,6 @@ ServiceError
 ├── UnknownDecision     no decision has this id
 ├── ExpiredDecision     its feedback horizon has passed
 ├── Conflict            something else was recorded for it before
-├── Overloaded          a bounded queue is full
 ├── CallerGone          the caller closed the connection or stopped reading
 ├── Unavailable         the store cannot take events, or the service is starting or stopping
 └── UpstreamError       the model's endpoint failed
@@ -30,7 +29,6 @@ __all__ = [
     "InvalidFields",
     "InvalidRequest",
     "NothingFeasible",
-    "Overloaded",
     "ServiceError",
     "Unauthorized",
     "Unavailable",
@@ -109,10 +107,6 @@ class Conflict(ServiceError):
     def __init__(self, message: str, recorded: Any) -> None:
         super().__init__(message)
         self.recorded = recorded
-
-
-class Overloaded(ServiceError):
-    """A bounded queue is full; the caller may come back."""
 
 
 class CallerGone(ServiceError):

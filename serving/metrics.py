@@ -68,6 +68,12 @@ class Metrics:
         self.log_lag = Gauge(
             "pointsman_log_lag_events", "Durable events not yet in the analytical log.", registry=self.registry
         )
+        self.log_trouble = Gauge(
+            "pointsman_log_trouble",
+            "Since the start: flushes of the analytical log that failed, that found it in use, and events it rejected.",
+            ("what",),
+            registry=self.registry,
+        )
         self.overhead = Histogram(
             "pointsman_overhead_seconds",
             "Time of a call not spent waiting for the upstream.",

@@ -6,30 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from small_pools import LIMITED, bits, make, outcome, rng
 
-from bandit import Arm, Constraints, DriftReset, Features, Feedback, Objective, Outcome, Pool, Price, Prompt, snapshot
+from bandit import Arm, DriftReset, Features, Feedback, Pool, Prompt, snapshot
 from bandit.errors import SnapshotMismatch
 from bandit.posterior import QUALITY
-
-LIMITED = Constraints(p95_latency_s=2.0, max_error_rate=0.1, min_accuracy=0.7, accuracy_evidence="both")
-
-
-def make(n=3, **kwargs):
-    kwargs.setdefault("objective", Objective(quality=1, cost=0.2, latency=0.1))
-    return Pool([Arm(f"m{i}", Price(1.0, 2.0 + i)) for i in range(n)], **kwargs)
-
-
-def rng(seed=0):
-    return np.random.default_rng(seed)
-
-
-def outcome(decision, status="ok", latency_s=0.5, output_tokens=100, **kwargs):
-    model = kwargs.pop("model", decision.chosen)
-    return Outcome(decision.decision_id, 0.0, model, status, latency_s, output_tokens=output_tokens, **kwargs)
-
-
-def bits(pool):
-    return snapshot.dumps(pool.state())
 
 
 def drive(pool, n, seed):
