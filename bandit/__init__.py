@@ -7,7 +7,18 @@ decision = pool.choose(Prompt("What is 2 + 2?", category="math"), rng)
 pool.update(decision, quality=1.0, latency_s=0.8, output_tokens=12)
 """
 
-from bandit.baselines import UCB1, EpsilonGreedy, Fixed, RoundRobin, Uniform
+from bandit.baselines import (
+    UCB1,
+    BestFeasible,
+    EpsilonGreedy,
+    Fixed,
+    LinUCB,
+    LogisticThompson,
+    RoundRobin,
+    SquareCB,
+    Uniform,
+    Weighted,
+)
 from bandit.features import Features
 from bandit.filters import FilterSettings, Transition
 from bandit.pool import DriftReset, Pool
@@ -17,6 +28,7 @@ from bandit.types import Arm, Constraints, Context, Decision, Feedback, Objectiv
 __all__ = [
     "UCB1",
     "Arm",
+    "BestFeasible",
     "Constraints",
     "Context",
     "Decision",
@@ -26,13 +38,17 @@ __all__ = [
     "Feedback",
     "FilterSettings",
     "Fixed",
+    "LinUCB",
+    "LogisticThompson",
     "Objective",
     "Outcome",
     "Pool",
     "Price",
     "Prompt",
     "RoundRobin",
+    "SquareCB",
     "Thompson",
     "Transition",
     "Uniform",
+    "Weighted",
 ]

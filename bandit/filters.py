@@ -21,6 +21,8 @@ __all__ = ["FilterSettings", "Filters", "RateTest", "State", "Transition"]
 
 State = Literal["unknown", "admitted", "filtered", "probing"]
 _FADE = 0.5 ** (1 / 150)  # how calls fade in the belief of compliance
+_HOPELESS = 0.8
+_TRIED = 5  # calls on each limit before an arm can be given up
 _RECOVERED = 100.0  # an arm still at the boundary is tried again about once in this many probes
 Proof = Literal["violating", "compliant"]
 
@@ -198,7 +200,8 @@ class Filters:
     limits: tuple[tuple[str, float], ...]
     settings: FilterSettings = field(default_factory=FilterSettings)
     _arms: list[_ArmState] = field(init=False)
-    _compliance: FloatArray = field(init=False)  # these four say of each arm what a decision needs to know
+    _compliance: FloatArray = field(init=False)  # these five say of each arm what a decision needs to know
+    _doubt: FloatArray = field(init=False)
     _refuge: BoolArray = field(init=False)
     _capped: BoolArray = field(init=False)
     _probes: FloatArray = field(init=False)
@@ -213,6 +216,7 @@ class Filters:
             for _ in range(self.n_arms)
         ]
         self._compliance = np.ones(self.n_arms)
+        self._doubt = np.zeros(self.n_arms)
         self._refuge = np.zeros(self.n_arms, dtype=np.bool_)
         self._capped = np.zeros(self.n_arms, dtype=np.bool_)
         self._probes = np.zeros(self.n_arms)
@@ -231,6 +235,14 @@ class Filters:
     def compliance(self) -> FloatArray:
         """Belief that each arm keeps all limits, shape (n_arms,): 0 for a filtered arm, else in (0, 1]."""
         return self._compliance.copy()
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether with 80 % probability no arm keeps all limits, by the beliefs as if independent.
+
+        Proof may take hundreds of calls where an arm misses its limits by little. An arm hardly tried is hope.
+        """
+        return bool(self.limits) and float(self._doubt.prod()) > _HOPELESS
 
     def observe(self, arm: int, limit: int, bad: float) -> list[Transition]:
         """Add one call's indicator for one limit; returns the changes of state it proves."""
@@ -270,20 +282,25 @@ class Filters:
         self._note(arm)
         return transitions
 
-    def shape(self, p: FloatArray) -> FloatArray:
-        """Apply caps and probe shares to a policy's probabilities (zero for filtered arms); sums to 1 again."""
+    def shape(self, p: FloatArray, allowed: BoolArray | None = None) -> FloatArray:
+        """Apply caps and probe shares to a policy's probabilities (zero for filtered arms); sums to 1 again.
+
+        Arms that this request may not use (`allowed` False) get nothing: no share that others lose, no probe.
+        """
         if not self.limits:
             return p
-        refuge, cap = self._refuge, self.settings.unknown_share
+        refuge, probes, cap = self._refuge, self._probes, self.settings.unknown_share
+        if allowed is not None:
+            refuge, probes = refuge & allowed, probes * allowed
         if refuge.any() and p[self._capped].max(initial=0.0) > cap:
             p = np.where(self._capped, np.minimum(p, cap), p)
             kept, excess = p[refuge].sum(), max(0.0, 1.0 - p.sum())
             p[refuge] += excess * (p[refuge] / kept if kept > 0 else 1.0 / refuge.sum())
-        total = self._probes.sum()
+        total = probes.sum()
         if total == 0.0:
             return p
         scale = min(1.0, 0.25 / total)  # all probes together take at most a quarter
-        return np.asarray(p * (1.0 - total * scale) + self._probes * scale)
+        return np.asarray(p * (1.0 - total * scale) + probes * scale)
 
     def state(self) -> dict[str, Any]:
         """Everything as plain data; `load` is its inverse."""
@@ -324,6 +341,8 @@ class Filters:
         compliance = prod(test.compliance for test in entry.tests)
         filtered = entry.state == "filtered"
         self._compliance[arm] = 0.0 if filtered else compliance
+        tried = filtered or all(test.calls >= _TRIED for test in entry.tests)
+        self._doubt[arm] = 1.0 - self._compliance[arm] if tried else 0.0
         # A certificate that recent calls speak against protects nobody: such an arm is no refuge for others' share.
         self._refuge[arm] = entry.state == "admitted" and compliance >= 0.5
         self._capped[arm] = entry.state in ("unknown", "probing")

@@ -50,6 +50,15 @@ def uniform_over(feasible: BoolArray) -> FloatArray:
     return np.asarray(feasible / feasible.sum())
 
 
-def with_floor(p: FloatArray, feasible: BoolArray, floor: float) -> FloatArray:
-    """Mix in the uniform: every feasible arm gets at least `floor`/(number of feasible arms)."""
-    return p if floor == 0.0 else (1.0 - floor) * p + floor * uniform_over(feasible)
+def with_floor(p: FloatArray, feasible: BoolArray, floor: float, weights: FloatArray | None = None) -> FloatArray:
+    """Mix in exploration: every feasible arm gets at least `floor`/(number of feasible arms), times its weight.
+
+    `weights` in [0, 1], shape (n_arms,); None: all 1. What weights below 1 leave over stays with `p`.
+    """
+    if floor == 0.0:
+        return p
+    least = feasible * (floor / np.count_nonzero(feasible))
+    if weights is None:
+        return np.asarray((1.0 - floor) * p + least)
+    least *= weights
+    return np.asarray((1.0 - least.sum()) * p + least)

@@ -7,44 +7,24 @@ pool. No clock, no id and no random number is made here: they are arguments.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import log, log1p
-from typing import Any
 
 import numpy as np
 
-from bandit.drift import DriftDetectors
-from bandit.errors import InvalidInput, NoFeasibleArm, SnapshotMismatch, UnknownArm
-from bandit.features import Features
-from bandit.filters import Filters, FilterSettings, Transition
-from bandit.limits import Limit, bad_call, limits_of
-from bandit.pacing import Pacer
-from bandit.policy import Policy, one_hot
-from bandit.posterior import HEADS, LATENCY, QUALITY, TOKENS, HeadPrior, Heads, rearranged
-from bandit.quantiles import RecentQuantile
-from bandit.scorer import Scorer, Utilities
-from bandit.thompson import Thompson
-from bandit.types import (
-    Arm,
-    Constraints,
-    Context,
-    Decision,
-    Feedback,
-    FloatArray,
-    Objective,
-    Outcome,
-    Price,
-    Prompt,
-)
+from bandit.allowance import known_cost, within_budget, within_limits
+from bandit.errors import NoFeasibleArm, UnknownArm
+from bandit.filters import Transition
+from bandit.lessons import booked_usd, head_values, log_ratios
+from bandit.members import Members
+from bandit.policy import one_hot
+from bandit.posterior import HEADS, QUALITY
+from bandit.scorer import Utilities
+from bandit.types import BoolArray, Context, Decision, Feedback, FloatArray, Outcome, Prompt, RequestLimits
 
 __all__ = ["DriftReset", "Pool"]
 
-_DRIFT_SPANS = (1.0, 4.0, 4.0)  # residuals of quality, log tokens, log latency are clipped to ± these
-_LATENCY_WINDOW = 256
-_SHORTEST_S = 1e-4  # log latency needs a floor; no upstream answers faster
-_FAILURE_IN_BOUNDS = 10.0  # a failed call counts as this many times the limit in the recent p95
-_FORMAT = 1
+_STILL_EXPLORED = 0.2  # of the traffic, where probably no arm keeps its limits, though not all are proved not to
+_NO_LIMITS = RequestLimits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,72 +39,18 @@ class DriftReset:
 Change = Transition | DriftReset
 
 
-class Pool:
+class Pool(Members):
     """A set of arms with an objective, limits and a policy; chooses for each request and learns.
 
     In five lines: make it, `decision = pool.choose(prompt, rng)`, call the model, `pool.update(decision, quality=…,
     latency_s=…, output_tokens=…)`. A service uses `decide` and the `apply_*` methods, which take its ids and clock.
+    Arms may join and leave: see `bandit.members`.
     """
-
-    def __init__(
-        self,
-        arms: Sequence[Arm],
-        *,
-        name: str = "pool",
-        objective: Objective | None = None,
-        constraints: Constraints | None = None,
-        policy: Policy | None = None,
-        features: Features | None = None,
-        filters: FilterSettings | None = None,
-        usd_per_request: float | None = None,
-        half_life_requests: float | None = 5000.0,
-        slope_precision: float = 50.0,
-    ) -> None:
-        self.name = name
-        self.arms = tuple(arms)
-        self.names = tuple(arm.name for arm in arms)
-        self._index = {arm.name: i for i, arm in enumerate(arms)}
-        if len(self._index) != len(self.arms):
-            raise InvalidInput("arms", "names must be distinct")
-        self.objective = objective or Objective()
-        self.constraints = constraints or Constraints()
-        self.policy: Policy = policy or Thompson()
-        self.features = features or Features()
-        self.step = 0
-        self.pacer = None if usd_per_request is None else Pacer(usd_per_request)
-        # Priors: quality unknown around one half; 1 to e^10 output tokens; latency around its reference.
-        log_reference_s = log(self.objective.latency_reference_s)
-        self.heads = Heads(
-            len(arms),
-            self.features.dimension,
-            (
-                HeadPrior(0.5, noise_sd=0.4, slope_precision=slope_precision),
-                HeadPrior(5.0, noise_sd=1.0, slope_precision=slope_precision),
-                HeadPrior(log_reference_s, noise_sd=0.7, slope_precision=slope_precision),
-            ),
-            half_life_requests=half_life_requests,
-            slopes=self.policy.slopes,
-        )
-        self.limits = limits_of(self.constraints)
-        tests = tuple((limit.kind, limit.rate) for limit in self.limits)
-        self.filters = Filters(len(arms), tests, filters or FilterSettings())
-        self.drift = DriftDetectors(len(HEADS), len(arms), _DRIFT_SPANS)
-        self.latency = [RecentQuantile(0.95, _LATENCY_WINDOW) for _ in arms]
-        self.time_to_first_token = [RecentQuantile(0.95, _LATENCY_WINDOW) for _ in arms]
-        self._scorer = Scorer(self.objective, [arm.price for arm in arms])
-
-    def set_prices(self, prices: Mapping[str, Price | None]) -> None:
-        """Change some prices (name → Price, or None for unknown); they count from the next decision on."""
-        for name in prices:
-            if name not in self._index:
-                raise UnknownArm(name, self.names)
-        self.arms = tuple(replace(arm, price=prices.get(arm.name, arm.price)) for arm in self.arms)
-        self._scorer = Scorer(self.objective, [arm.price for arm in self.arms])
 
     def choose(self, prompt: Prompt | Context, rng: np.random.Generator) -> Decision:
         """Decide and count the request; for use as a library (ids are the pool's step, time is not looked at)."""
         decision = self.decide(prompt, rng, decision_id=f"{self.name}-{self.step}", ts=0.0)
-        self.advance()
+        self.advance(decision)
         return decision
 
     def update(
@@ -155,27 +81,44 @@ class Pool:
 
     def utilities(self, context: Context) -> Utilities:
         """Beliefs about every arm's reward for this request, shape (n_arms,); the pacer is not in them."""
-        heads = self.heads.predict(context.x.astype(np.float64), self.step)
-        counts = self.heads.counts(QUALITY, self.step)
-        return self._scorer.utilities(heads, context.input_tokens, counts)
+        return self._predict(context)[0]
 
-    def decide(self, prompt: Prompt | Context, rng: np.random.Generator, *, decision_id: str, ts: float) -> Decision:
+    def upper_bounds(self, context: Context) -> tuple[FloatArray, FloatArray]:
+        """What 95 of 100 requests like this stay below, by arm: (cost in USD, NaN where unknown; latency in s)."""
+        utilities, log_sd = self._predict(context)
+        return self.bounds.of(utilities.cost_usd, utilities.latency_s, log_sd)
+
+    def decide(
+        self,
+        prompt: Prompt | Context,
+        rng: np.random.Generator,
+        *,
+        decision_id: str,
+        ts: float,
+        limits: RequestLimits = _NO_LIMITS,
+    ) -> Decision:
         """The decision for one request, drawn with `rng` from the probabilities it carries. Changes nothing.
 
-        Raises `NoFeasibleArm` when every arm is filtered and the pool's `on_infeasible` is `fail`, but for the probes'
-        share of such requests: without them no arm could ever come back.
+        `limits` are this request's own. Raises `NoFeasibleArm` when every arm is filtered and the pool's
+        `on_infeasible` is `fail`, but for the probes' share of such requests: without them no arm could ever come back;
+        and where `fail` is set and no arm is expected to keep the request's own limits.
         """
         context = self.features.extract(prompt) if isinstance(prompt, Prompt) else prompt
-        utilities = self.utilities(context)
+        utilities, log_sd = self._predict(context)
         compliance = self.filters.compliance()
         feasible = compliance > 0
-        infeasible = not feasible.any()
+        infeasible, withheld_usd = not feasible.any(), 0.0
         if infeasible:
             p = self._all_filtered(rng)
         else:
-            p = self.filters.shape(self.policy.probabilities(self._paced(utilities), compliance, self.step))
-        cumulated = np.cumsum(p)
-        chosen = int(np.searchsorted(cumulated, rng.random() * cumulated[-1], side="right"))
+            allowed, infeasible = self._allowed(feasible, limits, utilities, log_sd)
+            p, withheld_usd = self._probabilities(self._paced(utilities), compliance, allowed)
+            feasible &= allowed
+            if not infeasible and self.filters.hopeless and self.constraints.on_infeasible == "least_violation":
+                p = self._mostly_least_violating(p, feasible)
+                infeasible = True
+        cumulated = p.cumsum()
+        chosen = int(cumulated.searchsorted(rng.random() * cumulated[-1], side="right"))
         return Decision(
             decision_id=decision_id,
             ts=ts,
@@ -194,17 +137,19 @@ class Pool:
             predicted_latency_s=utilities.latency_s.astype(np.float32),
             pacer_multiplier=self.pacer.multiplier if self.pacer else 0.0,
             infeasible=infeasible,
+            withheld_usd=withheld_usd,
         )
 
-    def excess(self) -> dict[str, float]:
-        """By how much each arm is over its limits, relative to the limit, the worst one; ≤ 0 means within all."""
-        return {
-            name: max((self._excess(arm, i, limit) for i, limit in enumerate(self.limits)), default=0.0)
-            for arm, name in enumerate(self.names)
-        }
+    def expected_cost(self, context: Context) -> float:
+        """What the policy is expected to spend on a request at the present multiplier, in USD; the bucket left out."""
+        utilities = self.utilities(context)
+        p = self.policy.probabilities(self._paced(utilities), self.filters.compliance(), self.step)
+        return float(p @ known_cost(utilities.cost_usd))
 
-    def advance(self) -> None:
-        """Count one routed request: the pool's clock of forgetting moves on."""
+    def advance(self, decision: Decision) -> None:
+        """Count one routed request: the pool's clock of forgetting moves on, and the budget books it."""
+        if self.pacer is not None:
+            self.pacer.reserve(self.step, booked_usd(decision))
         self.step += 1
         self.heads.refresh(self.step)
 
@@ -216,28 +161,32 @@ class Pool:
         latency limit when abandoned. With `replay` drift is not acted upon: the log holds the resets as events of
         their own (`apply_reset`), so that a rebuilt pool equals the first.
         """
+        if decision.context.version != self.features.version:
+            return []  # made by other features: its steps, too, may be those of another life of this pool
+        if self.pacer is not None:
+            known = 0.0 if outcome.cost_usd is None and outcome.status in ("error", "timeout") else outcome.cost_usd
+            if outcome.attempt == 0:
+                self.pacer.settle(decision.step, self.step, booked_usd(decision), known, decision.withheld_usd)
+            else:
+                self.pacer.settle_more(decision.step, self.step, known)
         arm = self._index.get(outcome.model)
-        if arm is None or decision.context.version != self.features.version:
+        if arm is None:
             return []
-        changes = self._observe_limits(arm, outcome)
+        changes: list[Change] = [*self.standing.observe(arm, outcome)]
         x = decision.context.x.astype(np.float64)
         when = {"made_at": decision.step, "now": self.step}
         if outcome.failed:
             self.heads.observe(arm, x, {QUALITY: 0.0}, **when)
         if outcome.status != "ok":
             return changes
-        if self.pacer is not None and outcome.cost_usd is not None:
-            self.pacer.spend(outcome.cost_usd)
-        if outcome.time_to_first_token_s is not None:
-            self.time_to_first_token[arm].add(outcome.time_to_first_token_s)
-        values = _head_values(outcome)
-        if outcome.latency_s is None:
-            self.heads.observe(arm, x, values, **when)
-            return changes
-        self.latency[arm].add(outcome.latency_s)
-        residual = values[LATENCY] - self.heads.expect(LATENCY, arm, x, self.step)
+        values = head_values(outcome, self.arms[arm].price, decision.context.input_tokens)
+        residuals = {head: y - self.heads.expect(head, arm, x, self.step) for head, y in values.items()}
         self.heads.observe(arm, x, values, **when)
-        return changes + self._watch(LATENCY, arm, residual, replay=replay)
+        for row, log_ratio in log_ratios(decision, outcome).items():
+            self.bounds.observe(row, arm, log_ratio)
+        for head, residual in residuals.items():
+            changes += self._watch(head, arm, residual, replay=replay)
+        return changes
 
     def apply_feedback(
         self, decision: Decision, feedback: Feedback, *, model: str | None = None, replay: bool = False
@@ -257,10 +206,11 @@ class Pool:
             return []
         changes: list[Change] = []
         if self.constraints.accuracy_evidence != "benchmarks":
-            changes += self._observe_accuracy(arm, feedback.quality)
+            changes += self.standing.observe_accuracy(arm, feedback.quality)
         # Against what is known now, not at the decision: while a pool learns, late feedback would look like drift.
         residual = feedback.quality - self.heads.expect(QUALITY, arm, x, self.step)
         self.heads.observe(arm, x, {QUALITY: feedback.quality}, **when)
+        self.newcomers.graded(self.names[arm], float(self.heads.counts(QUALITY, self.step)[arm]))
         return changes + self._watch(QUALITY, arm, residual, replay=replay)
 
     def apply_benchmark(self, model: str, quality: float) -> list[Change]:
@@ -269,7 +219,7 @@ class Pool:
             raise UnknownArm(model, self.names)
         if self.constraints.accuracy_evidence == "feedback":
             return []
-        return list(self._observe_accuracy(self._index[model], quality))
+        return [*self.standing.observe_accuracy(self._index[model], quality)]
 
     def apply_reset(self, model: str, head: str, change: float) -> list[Change]:
         """Act on drift of one head of an arm: reset the head, and restart evidence that the change has made stale."""
@@ -278,63 +228,66 @@ class Pool:
             return []
         self.heads.reset(which, arm, self.step)
         worse = change < 0 if which == QUALITY else change > 0
-        state = self.filters.states[arm]
-        changes: list[Change] = []
-        # A filtered arm's evidence started when it was filtered. An admitted one keeps its certificate if it got better
-        # or its recent calls still keep the limits: the detector of change is watching it anyway.
-        doubtful = worse and self.filters.compliance()[arm] < 0.5
-        if state in ("unknown", "probing") or (state == "admitted" and doubtful):
-            for index, limit in enumerate(self.limits):
-                if limit.head == which:
-                    changes += self.filters.restart(arm, index, f"drift in {head}")
-        return changes
-
-    def state(self) -> dict[str, Any]:
-        """All learned state, for `bandit.snapshot`; `load` is its inverse."""
-        return {
-            "format": _FORMAT,
-            "arms": list(self.names),
-            "features": self.features.version,
-            "step": self.step,
-            "heads": self.heads.state(),
-            "filters": self.filters.state(),
-            "drift": self.drift.state(),
-            "latency": [q.values() for q in self.latency],
-            "time_to_first_token": [q.values() for q in self.time_to_first_token],
-            "pacer_multiplier": self.pacer.multiplier if self.pacer else 0.0,
-        }
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Take over learned state with the same features, or raise `SnapshotMismatch` and change nothing.
-
-        Arms are matched by name: one that is new here starts from its prior, what was learned of one that left is lost.
-        """
-        for key, mine in (("format", _FORMAT), ("features", self.features.version)):
-            if state.get(key) != mine:
-                raise SnapshotMismatch(f"pool {self.name!r}: learned state has {key} {state.get(key)!r}, not {mine!r}")
-        row_of = {name: row for row, name in enumerate(state["arms"])}
-        rows = [row_of.get(name) for name in self.names]
-        if all(row is None for row in rows):
-            raise SnapshotMismatch(f"pool {self.name!r}: learned state has none of its arms")
-        self.heads.load(rearranged(state["heads"], rows), state["step"])
-        self.filters.load(self.filters.rearranged(state["filters"], rows))
-        self.drift.load([[[] if row is None else values[row] for row in rows] for values in state["drift"]])
-        for quantiles, saved in (
-            (self.latency, state["latency"]),
-            (self.time_to_first_token, state["time_to_first_token"]),
-        ):
-            for quantile, row in zip(quantiles, rows, strict=True):
-                quantile.load([] if row is None else saved[row])
-        self.step = state["step"]
-        if self.pacer is not None:
-            self.pacer.multiplier = state["pacer_multiplier"]
+        return [*self.standing.drifted(arm, which, f"drift in {head}", worse=worse)]
 
     def _paced(self, utilities: Utilities) -> Utilities:
-        if self.pacer is None or self.pacer.multiplier == 0.0:
+        """Utilities with the budget's price on cost, and a floor that spends at most its share of the budget."""
+        if self.pacer is None:
             return utilities
-        cost = utilities.cost_usd
-        known = np.where(np.isnan(cost), np.nanmax(cost) if not np.isnan(cost).all() else 0.0, cost)
-        return replace(utilities, mean=utilities.mean - self.pacer.multiplier * known / self.pacer.usd_per_request)
+        relative = known_cost(utilities.cost_usd) / self.pacer.usd_per_request
+        return replace(
+            utilities,
+            mean=utilities.mean - self.pacer.multiplier * relative,
+            floor_weights=1.0 / np.maximum(relative, 1.0),
+        )
+
+    def _predict(self, context: Context) -> tuple[Utilities, FloatArray]:
+        """Utilities, and the predictive standard deviations of log cost and log latency, shape (2, n_arms)."""
+        heads = self.heads.predict(context.x.astype(np.float64), self.step)
+        utilities = self._scorer.utilities(heads, context.input_tokens, self.heads.counts(QUALITY, self.step))
+        return utilities, np.sqrt(heads[1][1:] + heads[2][1:])
+
+    def _allowed(
+        self, feasible: BoolArray, limits: RequestLimits, utilities: Utilities, log_sd: FloatArray
+    ) -> tuple[BoolArray, bool]:
+        """Which arms keep the request's own limits and the budget; whether no feasible one keeps its limits.
+
+        Filtered arms too are judged: their probes cost money and time like any call.
+        """
+        allowed, infeasible = np.ones_like(feasible), False
+        if limits.set:
+            over = limits.excess(*self.bounds.of(utilities.cost_usd, utilities.latency_s, log_sd))
+            allowed = within_limits(feasible, over)
+            infeasible = bool(over[allowed].max() > 0.0)
+            if infeasible and self.constraints.on_infeasible == "fail":
+                raise NoFeasibleArm(dict(zip(self.names, over.tolist(), strict=True)))
+        if self.pacer is not None:
+            worst_usd = self.bounds.worst_cost(utilities.cost_usd, log_sd)
+            allowed = within_budget(
+                feasible, allowed, self.pacer, self.step, worst_usd=worst_usd, expected_usd=utilities.cost_usd
+            )
+        return allowed, infeasible
+
+    def _probabilities(
+        self, utilities: Utilities, compliance: FloatArray, allowed: BoolArray
+    ) -> tuple[FloatArray, float]:
+        """Action probabilities, and by how much (USD) what is not allowed lowered the expected cost.
+
+        The multiplier needs the latter: while the bucket withholds dear arms, low spending is no reason to lower λ.
+        """
+        if not (compliance > allowed).any():
+            p, withheld_usd = self.policy.probabilities(utilities, compliance, self.step), 0.0
+            return self.filters.shape(self.newcomers.capped(p, self.names), allowed), withheld_usd
+        wanted = self.policy.probabilities(utilities, compliance, self.step)
+        p = self.policy.probabilities(utilities, compliance * allowed, self.step)
+        withheld_usd = max(0.0, float((wanted - p) @ known_cost(utilities.cost_usd)))
+        return self.filters.shape(self.newcomers.capped(p, self.names), allowed), withheld_usd
+
+    def _mostly_least_violating(self, p: FloatArray, feasible: BoolArray) -> FloatArray:
+        """Most of the traffic of arms not filtered to the least violating one; the rest as `p`, to see who recovers."""
+        over = np.where(feasible, self.standing.excess(self.heads.averages(QUALITY, self.step)), np.inf)
+        kept = np.where(feasible, _STILL_EXPLORED, 1.0) * p
+        return np.asarray(kept + (1.0 - kept.sum()) * one_hot(int(over.argmin()), over.size))
 
     def _all_filtered(self, rng: np.random.Generator) -> FloatArray:
         """Probabilities where every arm is filtered: the least violating one but for the probes, or probes alone."""
@@ -347,47 +300,9 @@ class Pool:
         least = min(range(len(self.arms)), key=lambda arm: excess[self.names[arm]])
         return self.filters.shape(one_hot(least, len(self.arms)))
 
-    def _excess(self, arm: int, index: int, limit: Limit) -> float:
-        if limit.kind == "min_accuracy":
-            return float(limit.bound - self.heads.averages(QUALITY, self.step)[arm]) / limit.bound
-        if limit.kind == "max_error_rate":
-            test = self.filters.evidence(arm, index)
-            return test.rate / limit.rate - 1.0 if test.calls else 0.0
-        quantile = self._window(limit)[arm]
-        return quantile.get() / limit.bound - 1.0 if quantile.count else 0.0
-
-    def _window(self, limit: Limit) -> list[RecentQuantile]:
-        return self.latency if limit.kind == "p95_latency_s" else self.time_to_first_token
-
-    def _observe_limits(self, arm: int, outcome: Outcome) -> list[Change]:
-        changes: list[Change] = []
-        for index, limit in enumerate(self.limits):
-            bad = bad_call(limit, outcome)
-            if bad is not None:
-                changes += self.filters.observe(arm, index, bad)
-            if outcome.failed and limit.head == LATENCY:  # slower than any answer: it must not look quick
-                self._window(limit)[arm].add(_FAILURE_IN_BOUNDS * limit.bound)
-        return changes
-
-    def _observe_accuracy(self, arm: int, quality: float) -> list[Change]:
-        for index, limit in enumerate(self.limits):
-            if limit.kind == "min_accuracy":
-                return list(self.filters.observe(arm, index, 1.0 - quality))
-        return []
-
     def _watch(self, head: int, arm: int, residual: float, *, replay: bool) -> list[Change]:
         change = self.drift.update(head, arm, residual)
         if change == 0.0 or replay:
             return []
         reset = DriftReset(arm, HEADS[head], change)
         return [reset, *self.apply_reset(self.names[arm], HEADS[head], change)]
-
-
-def _head_values(outcome: Outcome) -> dict[int, float]:
-    """What a successful outcome teaches, by head."""
-    values = {}
-    if outcome.output_tokens is not None:
-        values[TOKENS] = log1p(outcome.output_tokens)
-    if outcome.latency_s is not None:
-        values[LATENCY] = log(max(outcome.latency_s, _SHORTEST_S))
-    return values

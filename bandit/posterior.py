@@ -6,17 +6,18 @@ policies, prices, limits or requests: it sees vectors, numbers and a step count.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from math import exp, log
+from collections.abc import Mapping
+from math import exp, log, sqrt
 from typing import Literal
 
 import numpy as np
 
 from bandit.errors import InvalidInput, SnapshotMismatch
+from bandit.hierarchy import shared_slopes
+from bandit.priors import HeadPrior
 from bandit.types import FloatArray
 
-__all__ = ["HEADS", "LATENCY", "QUALITY", "TOKENS", "HeadPrior", "Heads", "rearranged"]
+__all__ = ["HEADS", "LATENCY", "QUALITY", "TOKENS", "HeadPrior", "Heads"]
 
 QUALITY, TOKENS, LATENCY = 0, 1, 2
 HEADS = ("quality", "output_tokens", "latency")
@@ -29,21 +30,7 @@ _REBUILD_AT_MOST = (32, 128)
 _REBUILD_DECAY = (0.98, 0.9)
 _RESCALE_AT = 20.0  # nats of decay after which the stored sums are scaled down, long before they overflow
 _GATE_NATS = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class HeadPrior:
-    """Prior of one head: intercept `mean`, noise standard deviation, and precisions in units of one observation.
-
-    `intercept_precision` p means the prior mean weighs as much as p observations. `slope_precision` is strong
-    (20 to 100): with weak slopes a contextual sampler does worse than a context-free one on real outcomes.
-    """
-
-    mean: float
-    noise_sd: float
-    intercept_precision: float = 1.0
-    slope_precision: float = 50.0
-    noise_observations: float = 4.0
+_NEWCOMER_OBSERVATIONS = 0.25  # little: a start below its own mean is held against a better arm for long
 
 
 class Heads:
@@ -61,8 +48,9 @@ class Heads:
     normal-inverse-gamma, Murphy 2007); it fades to its prior like the rest. The Student tails of θ are replaced by
     normal ones, which is slightly narrow below about ten observations.
 
-    Whether a head uses its slopes is decided by evidence: the log marginal likelihood of the regression over that of
-    the intercept alone, summed over arms, must exceed 2 nats; it falls back when the sum drops below 0. With
+    An arm's slopes deviate from those that all arms share (`bandit.hierarchy`). Whether a head uses slopes at all is
+    decided by evidence: the log marginal likelihood of the regressions over that of the intercepts alone, summed over
+    arms, less what the shared slopes cost, must exceed 2 nats; it falls back when the sum drops below 0. With
     `slopes="never"` the model is context-free. x[0] must be 1.
 
     Exact state, as of step `origin` (later observations weigh more than 1 in it, so nothing needs ageing in between):
@@ -81,7 +69,9 @@ class Heads:
         *,
         half_life_requests: float | None = None,
         slopes: Literal["auto", "always", "never"] = "auto",
+        precision_scale: FloatArray | None = None,
     ) -> None:
+        """`precision_scale` (d,) multiplies the slopes' prior precision by column; its first entry is not used."""
         if n_arms < 1 or dimension < 1:
             raise InvalidInput("heads", "needs at least one arm and one feature")
         if half_life_requests is not None and not half_life_requests > 0:
@@ -93,9 +83,10 @@ class Heads:
         self._noise_weight = np.array([p.noise_observations for p in priors])[:, None]
         self._noise_floor = self._noise_weight * np.array([p.noise_sd**2 for p in priors])[:, None]
         self._intercept_precision = np.array([p.intercept_precision for p in priors])[:, None]
+        self._shared_precision = [p.shared_precision for p in priors]
         self._prior_diagonal = np.empty((n_heads, dimension))
         for h, prior in enumerate(priors):
-            self._prior_diagonal[h] = prior.slope_precision
+            self._prior_diagonal[h] = prior.slope_precision * (1.0 if precision_scale is None else precision_scale)
             self._prior_diagonal[h, 0] = prior.intercept_precision
         shape = (n_heads, n_arms)
         self.origin = 0
@@ -107,7 +98,13 @@ class Heads:
         self.uses_slopes = np.full(n_heads, slopes == "always")
         self._intercept_sum = np.zeros(shape)  # contiguous copies of gram[…, 0, 0] and moment[…, 0]
         self._intercept_moment = np.zeros(shape)
+        self.shared = np.zeros((n_heads, dimension))  # slopes that all arms share; entry 0 stays 0
         self._inverse = np.empty((*shape, dimension, dimension))
+        # Per arm, as of its last rebuild: moment, square, observations (noise prior included), log det A/Λ₀, residual
+        # of the intercept alone and its log det.
+        self._moment_then = np.zeros((*shape, dimension))
+        self._then = np.zeros((5, *shape))
+        self._price = np.zeros(n_heads)  # evidence that the shared slopes cost
         self._theta = np.zeros((*shape, dimension))  # of the regression, relative to the prior mean
         self._noise = np.empty((2, *shape))  # rows: intercept only, with slopes
         self.log_evidence = np.zeros(shape)  # of slopes over intercept only
@@ -152,8 +149,66 @@ class Heads:
         del self.resets[head, arm][:-8]
         self._rebuild(head, arm, now)
 
+    def absorb(self, head: int, arm: int, x: FloatArray, values: FloatArray, now: int) -> None:
+        """Learn many observations at once: `x` (n, d), `values` (n,), as if made at step `now`."""
+        y = values - self._center[head, 0]
+        weight = self._weight_of(head, arm, now)
+        self.gram[head, arm] += weight * (x.T @ x)
+        self.moment[head, arm] += weight * (x.T @ y)
+        self.square[head, arm] += weight * float(y @ y)
+        self.weight[head, arm] += weight * len(y)
+        self._intercept_sum[head, arm] = self.gram[head, arm, 0, 0]
+        self._intercept_moment[head, arm] = self.moment[head, arm, 0]
+        self._rebuild(head, arm, now)
+
+    def weaken(self, most: float, now: int) -> None:
+        """Scale down what was learned so that no head of an arm counts for more than `most` observations."""
+        scale = np.minimum(1.0, most / np.maximum(self._decay(now) * self.weight, 1e-12))
+        for array in self._sums:
+            np.multiply(array, scale.reshape(scale.shape + (1,) * (array.ndim - 2)), out=array)
+        self.settle(now)
+
+    def consider_slopes(self, now: int) -> None:
+        """Decide at once whether slopes are used, from the evidence so far."""
+        self.settle(now)
+        self._weigh_evidence(now)
+
+    def introduce(
+        self, arm: int, now: int, *, quality: float | None = None, samples: float = _NEWCOMER_OBSERVATIONS
+    ) -> None:
+        """Let an arm without evidence start from the mean of the others, as if seen `samples` times; per head.
+
+        With `quality`: from that mean quality instead, other heads untouched. Contexts are left out: what the others do
+        with them says little about this one.
+        """
+        others = np.delete(np.arange(self.n_arms), arm)
+        for head in range(self.weight.shape[0]) if quality is None else (QUALITY,):
+            known = others[self.counts(head, now)[others] > 0.0]
+            if quality is None and not known.size:
+                continue
+            mean = float(self.averages(head, now)[known].mean()) if quality is None else quality
+            noise = float(self._noise[0, head, known].mean()) if known.size else float(self._noise[0, head, arm])
+            # The prior and what is there count as observations of their own mean: shifted so that all have `mean`.
+            decay, weight = self._decay(now), self._weight_of(head, arm, now)
+            precision = float(self._intercept_precision[head, 0] + decay * self._intercept_sum[head, arm]) + samples
+            level = precision * (mean - self._center[head, 0])
+            square = max(0.0, level * level / precision - decay * float(self.square[head, arm])) + samples * noise
+            level -= decay * float(self._intercept_moment[head, arm])
+            self.gram[head, arm, 0, 0] += weight * samples
+            self.moment[head, arm, 0] += weight * level
+            self.square[head, arm] += weight * square
+            self.weight[head, arm] += weight * samples
+            self._intercept_sum[head, arm] += weight * samples
+            self._intercept_moment[head, arm] += weight * level
+            self._rebuild(head, arm, now)
+        self._look_at_noise(now)
+
     def predict(self, x: FloatArray, now: int) -> tuple[FloatArray, FloatArray, FloatArray]:
         """(mean, variance of that mean, noise variance) at x, each of shape (n_heads, n_arms)."""
+        if self.uses_slopes.all():
+            noise = self._noise[1].copy()
+            spread = (self._inverse.reshape(-1, self.dimension) @ x).reshape(self._theta.shape) @ x
+            return self._center + self._theta @ x, noise * np.maximum(spread, 1e-12), noise
         decay = self._decay(now)
         precision = self._intercept_precision + decay * self._intercept_sum
         mean = self._center + decay * self._intercept_moment / precision
@@ -180,6 +235,10 @@ class Heads:
         decay = self._decay(now)
         precision = self._intercept_precision[head] + decay * self._intercept_sum[head]
         return np.asarray(self._center[head] + decay * self._intercept_moment[head] / precision)
+
+    def noise_sd(self, head: int, arm: int) -> float:
+        """Standard deviation of single observations of one head of one arm around their expectation."""
+        return sqrt(self._noise[1 if self.uses_slopes[head] else 0, head, arm])
 
     def counts(self, head: int, now: int) -> FloatArray:
         """Discounted number of observations per arm, shape (n_arms,)."""
@@ -210,6 +269,7 @@ class Heads:
         for head in range(self.weight.shape[0]):
             for arm in range(self.n_arms):
                 self._rebuild(head, arm, now)
+            self._share(head)
 
     def state(self) -> dict[str, np.ndarray]:
         """The exact learned state as named arrays; `load` is its inverse."""
@@ -261,12 +321,14 @@ class Heads:
         return weight
 
     def _look_at_noise(self, now: int) -> None:
-        """Noise variance of the intercept-only models."""
+        """Noise variance of the intercept-only models; few observations borrow from what the other arms have."""
         decay = self._decay(now)
         precision = self._intercept_precision + decay * self._intercept_sum
-        residual = decay * self.square - (decay * self._intercept_moment) ** 2 / precision
-        observations = self._noise_weight + decay * self.weight
-        self._noise[0] = (np.maximum(residual, 0.0) + self._noise_floor) / observations
+        residual = np.maximum(decay * self.square - (decay * self._intercept_moment) ** 2 / precision, 0.0)
+        weight = decay * self.weight
+        pooled = (residual.sum(axis=1) + self._noise_floor[:, 0]) / (weight.sum(axis=1) + self._noise_weight[:, 0])
+        self._pooled_floor = self._noise_weight * pooled[:, None]
+        self._noise[0] = (residual + self._pooled_floor) / (self._noise_weight + weight)
 
     def _rebuild(self, head: int, arm: int, now: int) -> None:
         """Inverse, θ, noise and evidence of one arm's regression from its exact sums."""
@@ -278,46 +340,59 @@ class Heads:
         self._allowed[head, arm] = min(int(weight * _REBUILD_SHARE[idle]), _REBUILD_AT_MOST[idle])
         if self.slopes == "never":
             return
-        moment = decay * self.moment[head, arm]
         prior = self._prior_diagonal[head]
         precision = decay * self.gram[head, arm]
         intercept_precision = float(precision[0, 0] + prior[0])
         precision.flat[:: self.dimension + 1] += prior
-        inverse = np.linalg.inv(precision)
-        self._inverse[head, arm] = inverse
-        self._theta[head, arm] = inverse @ moment
-        square, floor = decay * float(self.square[head, arm]), float(self._noise_floor[head, 0])
-        residual = max(0.0, square - float(self._theta[head, arm] @ moment)) + floor
-        residual_0 = max(0.0, square - float(moment[0]) ** 2 / intercept_precision) + floor
-        observations = float(self._noise_weight[head, 0]) + weight
-        self._noise[1, head, arm] = residual / observations
-        # Bishop (2006) eq. 3.86 with the noise integrated out; constants shared by both models cancel.
+        self._inverse[head, arm] = np.linalg.inv(precision)
+        self._moment_then[head, arm] = decay * self.moment[head, arm]
+        square = decay * float(self.square[head, arm])
+        residual_0 = max(0.0, square - float(self._moment_then[head, arm, 0]) ** 2 / intercept_precision)
         log_det = float(np.linalg.slogdet(precision)[1] - np.log(prior).sum())
         log_det_0 = log(intercept_precision / prior[0])
-        self.log_evidence[head, arm] = 0.5 * (log_det_0 - log_det + observations * log(residual_0 / residual))
+        self._then[:, head, arm] = (square, weight, log_det, residual_0, log_det_0)
+        self._fit(head, slice(arm, arm + 1))
+
+    def _share(self, head: int) -> None:
+        """Find the slopes that all arms share, and fit every arm to them."""
+        if self.slopes == "never":
+            return
+        self.shared[head], self._price[head] = shared_slopes(
+            self._inverse[head], self._moment_then[head], self._prior_diagonal[head], self._shared_precision[head]
+        )
+        self._fit(head, slice(None))
+
+    def _fit(self, head: int, arms: slice) -> None:
+        """θ, noise and evidence of some arms, given the shared slopes, from what their last rebuild left."""
+        pull = self._prior_diagonal[head] * self.shared[head]
+        sums = self._moment_then[head, arms] + pull
+        theta = np.einsum("aij,aj->ai", self._inverse[head, arms], sums)
+        square, weight, log_det, residual_0, log_det_0 = self._then[:, head, arms]
+        floor = float(self._pooled_floor[head, 0])
+        explained = np.einsum("ai,ai->a", theta, sums) - float(pull @ self.shared[head])
+        # κβᵀβ, what the shared slopes' own prior adds to the sum of squares, in equal parts: without it their evidence
+        # is overstated by κβᵀβ/2σ² nats.
+        held = self._shared_precision[head] * float(self.shared[head] @ self.shared[head]) / self.n_arms
+        residual = np.maximum(square - explained, 0.0) + held + floor
+        observations = float(self._noise_weight[head, 0]) + weight
+        self._theta[head, arms] = theta
+        self._noise[1, head, arms] = residual / observations
+        # Bishop (2006) eq. 3.86 with the noise integrated out; constants shared by both models cancel.
+        gain = observations * np.log((residual_0 + floor) / residual)
+        self.log_evidence[head, arms] = 0.5 * (log_det_0 - log_det + gain)
 
     def _weigh_evidence(self, now: int) -> None:
-        if self.slopes != "auto":
+        if self.slopes == "never":
             return
-        for head, nats in enumerate(self.log_evidence.sum(axis=1)):
+        for head in range(self.weight.shape[0]):
+            self._share(head)
+            if self.slopes == "always":
+                continue
+            nats = float(self.log_evidence[head].sum()) - 0.5 * float(self._price[head])
             if self.uses_slopes[head]:
                 self.uses_slopes[head] = nats > 0.0
             elif nats > _GATE_NATS:
                 self.uses_slopes[head] = True
                 for arm in range(self.n_arms):
                     self._rebuild(head, arm, now)
-
-
-def rearranged(state: Mapping[str, np.ndarray], rows: Sequence[int | None]) -> dict[str, np.ndarray]:
-    """A state of `Heads` for other arms: arm i is row `rows[i]` of `state`, or the prior where that is None."""
-    n_saved = state["weight"].shape[1]
-    picked = [n_saved if row is None else row for row in rows]
-    arranged = dict(state)
-    for name in ("gram", "moment", "square", "weight"):
-        array = state[name]
-        arranged[name] = np.concatenate([array, np.zeros_like(array[:, :1])], axis=1)[:, picked]
-    resets = [
-        (head, i, step) for head, arm, step in state["resets"].tolist() for i, row in enumerate(rows) if row == arm
-    ]
-    arranged["resets"] = np.array(resets, dtype=np.int64).reshape(-1, 3)
-    return arranged
+                self._share(head)

@@ -7,25 +7,49 @@ logged is the probability that was used and not an estimate of it.
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtri
 
 from bandit.types import FloatArray
 
 __all__ = ["best_arm_probabilities"]
 
-_NODES_PER_ARM = 16
 _MIN_SD = 1e-9
-_SMALL = 1e-6  # a compliance so small that two such arms practically never take part at once
-_ALL_RIVALS = 16  # up to so many arms, looking for those that cannot win costs more than it saves
+_REACH = 5.0  # standard deviations beyond which an arm's utility is taken to be impossible
+_SMALL = 1e-6  # a probability not worth a thought; two arms of so small a compliance never take part at once
+_FEW_ARMS = 24  # up to so many, all arms' own quantiles together cost less than looking for where they matter
+_NODES_PER_ARM = 16
+_COARSE_NODES = 32  # where more arms are, to find where the maximum lies …
+_NODES = 128  # … and to integrate there
+_BY_RANK = 0.25  # share of the nodes that goes to where the arms are, whatever the chance of the maximum there
+_NEGLIGIBLE = 3e-4  # an arm with less than this share of the greatest chance of being the best gets no nodes of its own
+
+# Φ(z) ≈ ½ + ½·tanh(z·P(z²)), increasing, within 2e-6: our minimax fit on [0, 6]. A third of the time of an exact Φ.
+_LOG_ODDS = (0.7978721988827113, 0.036388369035566255, -8.584150688834732e-05, -3.721559116749364e-05, 1.46204614e-06)
 
 
-def _nodes() -> FloatArray:
-    """Standard normal quantiles at equal steps of probability, with tails out to ±4."""
-    inner = ndtri((np.arange(_NODES_PER_ARM - 2) + 0.5) / (_NODES_PER_ARM - 2))
-    return np.concatenate([[-4.0], inner, [4.0]])
+def _staggered(n_arms: int) -> FloatArray:
+    """Numbers in [0, 1), evenly spread for any count of arms (Weyl, 1916), the first 0.
+
+    Each arm's nodes are shifted by its own part of a step: the nodes of equal arms (a cold start) would coincide, and
+    the maximum of 23 of them beside one much wider is off by 0.012 when seen through the 16 quantiles of one.
+    """
+    return np.asarray((np.arange(n_arms) * 0.6180339887498949) % 1.0)
 
 
-_STANDARD_NODES = _nodes()
+def _equal_steps(n_arms: int, n_nodes: int) -> FloatArray:
+    """Quantiles of N(0, 1.15²), which serves the tails a little better than N(0, 1), at equal steps of probability.
+
+    With ends at ±4; shape (n_arms, n_nodes).
+    """
+    steps = np.arange(n_nodes - 2) + (_staggered(n_arms)[:, None] + 0.5) % 1.0
+    ends = np.full((n_arms, 1), 4.0)
+    return np.hstack([-ends, 1.15 * ndtri(steps / (n_nodes - 2)), ends])
+
+
+_STANDARD_NODES = _equal_steps(_FEW_ARMS, _NODES_PER_ARM)
+_LANDMARKS = np.array([-3.0, -1.0, 1.0, 3.0])
+_SPREAD_NODES = np.linspace(-4.0, _REACH, _NODES_PER_ARM)
+_STEPS = np.linspace(0.0, 1.0, _NODES)
 
 
 def best_arm_probabilities(mean: FloatArray, sd: FloatArray, compliance: FloatArray | None = None) -> FloatArray:
@@ -36,37 +60,110 @@ def best_arm_probabilities(mean: FloatArray, sd: FloatArray, compliance: FloatAr
     is −∞ otherwise), given that some arm does: Thompson sampling over whether an arm keeps its limits, too.
 
     It is `p_a ∝ c_a ∫ ∏_{b≠a} [1 − c_b + c_b Φ((u − μ_b)/s_b)] dΦ((u − μ_a)/s_a)`, evaluated as a Stieltjes sum: each
-    arm's mass between two neighbouring nodes times the product of the others' mean there. The nodes are the union of
-    every arm's own quantiles, so that an arm much narrower than the others is resolved too (a common equidistant grid
-    steps over it). Cost: 16·K² normal distribution functions. Over random posteriors with K from 2 to 20 it is within
+    arm's mass between two neighbouring nodes times the product of the others' mean there. Up to 24 arms, the nodes are
+    the union of every arm's own quantiles, so that an arm much narrower than the others is resolved too (a common
+    equidistant grid steps over it). With more arms, they are 128 of these, or points between, chosen by where a coarse
+    first pass finds the maximum to lie. Cost: linear in K. Over random posteriors with K from 2 to 200 it is within
     0.0015 of 400 nodes an arm (99 of 100 within 0.001), and within 0.003 of simulation
     (tests/statistical/test_propensity.py). Equal arms of zero width share equally.
     """
     if compliance is None:
         compliance = np.ones(mean.shape[0])
-    if mean.shape[0] <= _ALL_RIVALS and compliance.all():
-        return _quadrature(mean, sd, compliance)
-    # An arm that is 5 standard deviations below one that surely takes part cannot be the best (p < 1e-6).
-    reach = 5.0 * sd
-    surely = (mean - reach)[compliance > 1.0 - 1e-6].max(initial=-np.inf)
+    if mean.shape[0] <= _FEW_ARMS and compliance.all():
+        return _few(mean, sd, compliance)
+    # An arm whose reach is below that of one that surely takes part cannot be the best (p < 1e-6).
+    reach = _REACH * sd
+    surely = (mean - reach)[compliance > 1.0 - _SMALL].max(initial=-np.inf)
     rivals = (mean + reach >= surely) & (compliance > 0.0)
+    quadrature = _few if np.count_nonzero(rivals) <= _FEW_ARMS else _many
     p = np.zeros(mean.shape[0])
-    p[rivals] = _quadrature(mean[rivals], sd[rivals], compliance[rivals])
+    p[rivals] = quadrature(mean[rivals], sd[rivals], compliance[rivals])
     return p
 
 
-def _quadrature(mean: FloatArray, sd: FloatArray, compliance: FloatArray) -> FloatArray:
+def _few(mean: FloatArray, sd: FloatArray, compliance: FloatArray) -> FloatArray:
     if mean.shape[0] == 1:
         return np.ones(1)
-    column = mean[:, None]
-    scale = np.maximum(sd, _MIN_SD * max(1.0, float(np.abs(mean).max())))[:, None]
-    nodes = np.sort((column + scale * _STANDARD_NODES).ravel())
-    # Where all are very unlikely to take part, only proportions matter; scaled up they are not lost in 1 − c.
-    weight = (compliance * max(1.0, _SMALL / float(compliance.max())))[:, None]
-    below = 1.0 - weight * ndtr((column - nodes) / scale)  # P(sampled utility ≤ node), shape (n_arms, n_nodes)
-    left, right = below[:, :-1], below[:, 1:]
-    # Twice the middle; constant factors cancel in the end. Dividing the whole product by an arm's own factor leaves the
-    # others'; the floor keeps 0/0 out, where there is no mass anyway.
-    middle = np.maximum(left + right, 1e-30)
-    p = ((right - left) / middle) @ middle.prod(axis=0)
+    scale, weight = _scale(mean, sd), _weight(compliance)
+    nodes = np.sort((mean[:, None] + scale[:, None] * _STANDARD_NODES[: mean.shape[0]]).ravel())
+    return _stieltjes(_below(mean, scale, weight, nodes))
+
+
+def _many(mean: FloatArray, sd: FloatArray, compliance: FloatArray) -> FloatArray:
+    """Two passes: where the maximum lies and which arms can be it, then the integral on nodes placed by that.
+
+    The nodes are at equal steps of a measure on the arms' own quantiles (sorted; those between two coarse nodes share
+    evenly): a quarter by their number, three quarters by √F, with F the distribution of the maximum. The root puts
+    more nodes at small F, where one step of F holds large shares of several arms and the mean of each is a poor
+    summary: ladders of narrow arms with equal chances are off by 0.003 without it.
+    """
+    scale, weight = _scale(mean, sd), _weight(compliance)
+    top, bottom = mean + _REACH * scale, mean - _REACH * scale
+    lowest = max(bottom.min(), bottom[compliance > 1.0 - _SMALL].max(initial=-np.inf))
+    landmarks = _sorted_quantiles(mean, scale, _LANDMARKS)
+    first = int(np.searchsorted(landmarks, lowest)) - 1
+    picked = np.linspace(max(first, 0), landmarks.size - 1, _COARSE_NODES).astype(np.intp)
+    coarse = np.maximum(landmarks[picked], lowest)
+    coarse[0], coarse[-1] = lowest, top.max()
+    maximum = (2.0 * _below(mean, scale, weight, coarse)).prod(axis=0)  # F at the coarse nodes
+    # An arm that takes part is the best with at most this probability: that all others stay below its reach.
+    chance = maximum[np.searchsorted(coarse, top)]
+    matters = chance > _SMALL
+    mean, scale, weight, chance = mean[matters], scale[matters], weight[matters], weight[matters] * chance[matters]
+    own = chance > _NEGLIGIBLE * chance.max()
+    lowest = coarse[max(int(np.searchsorted(maximum, _SMALL)) - 1, 0)]
+    quantiles = _sorted_quantiles(mean[own], scale[own], _SPREAD_NODES)
+    quantiles = quantiles[max(int(np.searchsorted(quantiles, lowest)) - 1, 0) :]
+    quantiles[0] = lowest
+    root = np.sqrt(maximum)
+    rank = np.searchsorted(quantiles, coarse)
+    measure = (1.0 - _BY_RANK) * (root - root[0]) / (root[-1] - root[0]) + _BY_RANK / quantiles.size * rank
+    nodes = np.interp(np.interp(_STEPS, measure, rank), np.arange(quantiles.size), quantiles)
+    p = np.zeros(matters.shape[0])
+    p[matters] = _stieltjes(_below(mean, scale, weight, nodes))
+    return p
+
+
+def _sorted_quantiles(mean: FloatArray, scale: FloatArray, scores: FloatArray) -> FloatArray:
+    """All arms' values at equidistant standard scores, staggered, ascending; shape (n_arms·n_scores,)."""
+    shift = (scores[1] - scores[0]) * _staggered(mean.shape[0])
+    return np.sort((mean + scale * (scores[:, None] + shift)).ravel())
+
+
+def _scale(mean: FloatArray, sd: FloatArray) -> FloatArray:
+    return np.maximum(sd, _MIN_SD * max(1.0, float(np.abs(mean).max())))
+
+
+def _weight(compliance: FloatArray) -> FloatArray:
+    """Where all are very unlikely to take part, only proportions matter; scaled up they are not lost in 1 − c."""
+    return compliance * max(1.0, _SMALL / float(compliance.max()))
+
+
+def _below(mean: FloatArray, scale: FloatArray, weight: FloatArray, nodes: FloatArray) -> FloatArray:
+    """Half of P(sampled utility ≤ node), shape (n_arms, n_nodes); in place, since half the cost is memory."""
+    z = nodes - mean[:, None]
+    z /= scale[:, None]
+    square = z * z
+    t = square * _LOG_ODDS[-1]
+    for coefficient in _LOG_ODDS[-2:0:-1]:
+        t += coefficient
+        t *= square
+    t += _LOG_ODDS[0]
+    t *= z
+    np.tanh(t, out=t)
+    quarter = 0.25 * weight[:, None]
+    t *= quarter
+    t += 0.5 - quarter
+    return t
+
+
+def _stieltjes(half: FloatArray) -> FloatArray:
+    left, right = half[:, :-1], half[:, 1:]
+    # Dividing the whole product by an arm's own factor leaves the others'; the floor keeps 0/0 out, where there is no
+    # mass anyway.
+    middle = left + right
+    np.maximum(middle, 1e-30, out=middle)
+    mass = right - left
+    mass /= middle
+    p = np.maximum(mass @ middle.prod(axis=0), 0.0)  # rounding may take an arm without a chance below 0
     return np.asarray(p / p.sum())

@@ -18,6 +18,8 @@ from bandit.types import FloatArray, Objective, Price
 
 __all__ = ["Scorer", "Utilities", "capped_lognormal", "reward"]
 
+_LOG_LARGEST = 80.0  # natural log of the largest number of tokens or seconds that is told from infinity
+
 
 @dataclass(frozen=True, slots=True)
 class Utilities:
@@ -25,6 +27,7 @@ class Utilities:
 
     `mean`, `sd`: belief about the expected reward. `quality` in [0, 1], `cost_usd` (NaN where unknown), `latency_s`:
     expected values for this request. `count`: discounted number of observations behind the arm's quality.
+    `floor_weights`: how an exploration floor is to be spread over the arms, relative to each other; None: evenly.
     """
 
     mean: FloatArray
@@ -33,6 +36,7 @@ class Utilities:
     cost_usd: FloatArray
     latency_s: FloatArray
     count: FloatArray
+    floor_weights: FloatArray | None = None
 
 
 def reward(
@@ -57,18 +61,16 @@ def reward(
 
 
 def capped_lognormal(
-    log_mean: FloatArray, log_sd: FloatArray, log_cap: FloatArray
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """`E[min(X, cap)]` for `log X ~ N(log_mean, log_sd²)`, its derivative by `log_mean`, and `E[X]`; shapes broadcast.
+    log_mean: FloatArray, log_sd: FloatArray, log_cap: FloatArray, expected: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """`E[min(X, cap)]` for `log X ~ N(log_mean, log_sd²)` and its derivative by `log_mean`; shapes broadcast.
 
-    With `z = (ln cap − m)/s`: `e^{m+s²/2} Φ(z − s) + cap·(1 − Φ(z))`, the limited expected value of a lognormal
-    (Klugman, Panjer & Willmot, Loss Models, appendix A); the derivative is the first term. Needs log_sd > 0.
+    With `z = (ln cap − m)/s`: `E[X]·Φ(z − s) + cap·(1 − Φ(z))`, the limited expected value of a lognormal (Klugman,
+    Panjer & Willmot, Loss Models, appendix A); the derivative is the first term. Needs log_sd > 0; `expected` is E[X].
     """
     z = (log_cap - log_mean) / log_sd
-    tails = ndtr(np.stack((z - log_sd, -z)))
-    expected = np.exp(np.minimum(log_mean + 0.5 * log_sd * log_sd, 80.0))
-    below = expected * tails[0]
-    return below + np.exp(np.minimum(log_cap, 80.0)) * tails[1], below, expected
+    below = expected * ndtr(z - log_sd)
+    return below + np.exp(np.minimum(log_cap, _LOG_LARGEST)) * ndtr(-z), below
 
 
 class Scorer:
@@ -76,21 +78,25 @@ class Scorer:
 
     def __init__(self, objective: Objective, prices: Sequence[Price | None]) -> None:
         """`prices` in the order of the arms; None: unknown."""
-        self._weight_q, *self._weights = objective.weights
+        self._weight_q, weight_c, weight_l = objective.weights
         self._cost_reference_usd = objective.cost_reference_usd
         self._input_usd = np.array([0.0 if p is None else p.input_per_million / 1e6 for p in prices])
         self._output_usd = np.array([0.0 if p is None else p.output_per_million / 1e6 for p in prices])
+        self._tokens_per_usd = 1.0 / np.maximum(self._output_usd, 1e-30)
         self._unknown = np.array([np.nan if p is None else 0.0 for p in prices])
+        # Rows: cost, latency, of which only those that carry weight are computed. A part's credit is
+        # `credit·max(rest − scale·E[min(X, cap)], 0)`; rest and cap of the cost (row 0) are each request's own.
+        self._has_cost = weight_c > 0
+        self._parts = slice(0 if weight_c > 0 else 1, 2 if weight_l > 0 else 1)
         n_arms = len(prices)
-        # Rows: cost, latency. A part's value is `scale·(X − shift)`, in units of its reference.
-        self._shift = np.array([[1.0], [0.0]])  # the token head predicts log(1 + tokens)
-        self._scale = np.stack(
+        scale = np.stack(
             (self._output_usd / objective.cost_reference_usd, np.full(n_arms, 1.0 / objective.latency_reference_s))
         )
         known = np.stack(([float(p is not None) for p in prices], np.ones(n_arms)))
-        self._credit = np.array(self._weights)[:, None] * known
-        self._slope = self._credit * self._scale
-        self._log_cap = np.full((2, n_arms), log(objective.latency_reference_s))
+        credit = np.array([[weight_c], [weight_l]]) * known
+        self._scale, self._credit, self._slope = (a[self._parts] for a in (scale, credit, credit * scale))
+        self._log_cap = np.full(self._scale.shape, log(objective.latency_reference_s))
+        self._rest = np.ones(self._scale.shape)
 
     def utilities(
         self, heads: tuple[FloatArray, FloatArray, FloatArray], input_tokens: int, count: FloatArray
@@ -103,22 +109,32 @@ class Scorer:
         unknown cost gets no credit for cost, as if it cost the reference: unknown is never cheap.
         """
         mean, variance, noise = heads
-        log_cap = self._log_cap
         fixed_usd = input_tokens * self._input_usd
-        # Output tokens (plus 1) at which the whole cost reaches its reference; beyond it there is no more to lose.
-        room_usd = np.maximum(self._cost_reference_usd - fixed_usd, 0.0)
-        log_cap[0] = np.log1p(room_usd / np.maximum(self._output_usd, 1e-30))
-        capped, slope, expected = capped_lognormal(mean[1:], np.sqrt(noise[1:] + variance[1:]), log_cap)
-        spent = self._scale * (capped - self._shift)
-        spent[0] += fixed_usd / self._cost_reference_usd
-        credit = self._credit * np.maximum(1.0 - spent, 0.0)
-        slope *= self._slope
-        spread = (self._weight_q * self._weight_q) * variance[0] + (slope * slope * variance[1:]).sum(axis=0)
+        logs, total = mean[1:], noise[1:] + variance[1:]
+        expected = np.exp(np.minimum(logs + 0.5 * total, _LOG_LARGEST))
+        utility = self._weight_q * mean[0]
+        spread = (self._weight_q * self._weight_q) * variance[0]
+        parts = self._parts
+        if self._rest.size:
+            if self._has_cost:
+                self._price(fixed_usd)
+            capped, slope = capped_lognormal(logs[parts], np.sqrt(total[parts]), self._log_cap, expected[parts])
+            utility += (self._credit * np.maximum(self._rest - self._scale * capped, 0.0)).sum(axis=0)
+            slope *= self._slope
+            spread += (slope * slope * variance[1:][parts]).sum(axis=0)
         return Utilities(
-            mean=self._weight_q * mean[0] + credit.sum(axis=0),
+            mean=utility,
             sd=np.sqrt(spread),
             quality=np.minimum(np.maximum(mean[0], 0.0), 1.0),
             cost_usd=fixed_usd + self._output_usd * np.maximum(expected[0] - 1.0, 0.0) + self._unknown,
             latency_s=expected[1],
             count=count,
         )
+
+    def _price(self, fixed_usd: FloatArray) -> None:
+        """Set the cost's row for a request whose input costs `fixed_usd`, shape (n_arms,)."""
+        # Output tokens (plus 1) at which the whole cost reaches its reference; beyond it there is no more to lose.
+        room_usd = np.maximum(self._cost_reference_usd - fixed_usd, 0.0)
+        self._log_cap[0] = np.log1p(room_usd * self._tokens_per_usd)
+        # The token head predicts log(1 + tokens): scale·(X − 1).
+        self._rest[0] = 1.0 + self._scale[0] - fixed_usd / self._cost_reference_usd

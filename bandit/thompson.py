@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from bandit.errors import InvalidInput
 from bandit.policy import with_floor
 from bandit.propensity import best_arm_probabilities
@@ -12,6 +14,8 @@ from bandit.scorer import Utilities
 from bandit.types import FloatArray
 
 __all__ = ["Thompson"]
+
+_EXPLORED_IN_FULL = 10.0  # graded answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,21 +26,31 @@ class Thompson:
     them first makes the propensity known exactly. `exploration_floor` ε in [0, 1) mixes in the uniform, which bounds
     importance weights by (number of feasible arms)/ε. `contextual=False` uses intercepts only.
 
+    `exploration_scale` v in (0, 1] tempers it: an arm's standard deviation is multiplied by `√(10/n)`, n its discounted
+    number of graded answers, held between v and 1. So the first ten are explored in full, an arm that began badly is
+    not given up, and later on differences too small to matter are not pursued at full cost. On real outcomes of ten
+    models, cold, mean quality is .705 with v = 0.4 and .690 with v = 1, as it is with v = 0.3 from the first answer on,
+    where some seeds stay with the wrong model (benchmarks/README.md).
+
     Regret guarantees (Agrawal & Goyal, 2013) are for immediate feedback and a true linear model; with delay,
     forgetting and hard limits this is a heuristic that measurements have to justify.
     """
 
     exploration_floor: float = 0.01
     contextual: bool = True
+    exploration_scale: float = 0.4
 
     def __post_init__(self) -> None:
         if not 0 <= self.exploration_floor < 1:
             raise InvalidInput("policy.exploration_floor", "must be at least 0 and below 1")
+        if not 0 < self.exploration_scale <= 1:
+            raise InvalidInput("policy.exploration_scale", "must be above 0 and at most 1")
 
     @property
     def version(self) -> str:
         """See `Policy.version`."""
-        return f"{'thompson' if self.contextual else 'thompson_context_free'}-1/floor={self.exploration_floor:g}"
+        kind = "thompson" if self.contextual else "thompson_context_free"
+        return f"{kind}-2/floor={self.exploration_floor:g},scale={self.exploration_scale:g}"
 
     @property
     def slopes(self) -> Literal["auto", "never"]:
@@ -45,5 +59,7 @@ class Thompson:
 
     def probabilities(self, utilities: Utilities, compliance: FloatArray, step: int) -> FloatArray:
         """See `Policy.probabilities`; whether an arm complies is sampled like its utility."""
-        p = best_arm_probabilities(utilities.mean, utilities.sd, compliance)
-        return with_floor(p, compliance > 0, self.exploration_floor)
+        scale = np.sqrt(_EXPLORED_IN_FULL / np.maximum(utilities.count, _EXPLORED_IN_FULL))
+        scale = np.maximum(scale, self.exploration_scale)
+        p = best_arm_probabilities(utilities.mean, scale * utilities.sd, compliance)
+        return with_floor(p, compliance > 0, self.exploration_floor, utilities.floor_weights)

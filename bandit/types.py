@@ -27,6 +27,7 @@ __all__ = [
     "Outcome",
     "Price",
     "Prompt",
+    "RequestLimits",
 ]
 
 FloatArray = NDArray[np.float64]
@@ -109,7 +110,10 @@ class Constraints:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What the features may see of one request. `text` is what the user wrote last; it is never stored."""
+    """What the features may see of one request. `text` is what the user wrote last; it is never stored.
+
+    `vector`: the caller's own features, as many as the pool's features take; None: it brought none.
+    """
 
     text: str = ""
     input_tokens: int = 0
@@ -118,11 +122,38 @@ class Prompt:
     tools: int = 0
     json_mode: bool = False
     category: str | None = None
+    vector: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         _check_range("input_tokens", self.input_tokens, 0, 1e9)
         _check_range("turns", self.turns, 0, 1e9)
         _check_range("tools", self.tools, 0, 1e9)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLimits:
+    """What one request may cost and take at most, above 0; None: no such limit."""
+
+    max_cost_usd: float | None = None
+    max_latency_s: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_range("max_cost_usd", self.max_cost_usd, 1e-12, 1e9)
+        _check_range("max_latency_s", self.max_latency_s, 1e-6, 1e7)
+
+    @property
+    def set(self) -> bool:
+        """Whether there is any limit."""
+        return self.max_cost_usd is not None or self.max_latency_s is not None
+
+    def excess(self, cost_usd: FloatArray, latency_s: FloatArray) -> FloatArray:
+        """By how much each arm is over, relative to the limit, the worse one; ≤ 0: within. Unknown cost: infinite."""
+        over = np.full(latency_s.shape, -1.0)
+        if self.max_cost_usd is not None:
+            over = np.maximum(over, np.where(np.isnan(cost_usd), np.inf, cost_usd / self.max_cost_usd - 1.0))
+        if self.max_latency_s is not None:
+            over = np.maximum(over, latency_s / self.max_latency_s - 1.0)
+        return over
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +191,7 @@ class Decision:
     predicted_latency_s: FloatArray
     pacer_multiplier: float = 0.0
     infeasible: bool = False
+    withheld_usd: float = 0.0
 
     def to_row(self) -> dict[str, Any]:
         """One self-contained row of the `decisions` table; arrays stay arrays."""
@@ -184,6 +216,7 @@ class Decision:
             "predicted_latency_s": self.predicted_latency_s,
             "pacer_multiplier": self.pacer_multiplier,
             "infeasible": self.infeasible,
+            "withheld_usd": self.withheld_usd,
         }
 
     @staticmethod
@@ -216,6 +249,7 @@ class Decision:
             predicted_latency_s=floats("predicted_latency_s"),
             pacer_multiplier=row["pacer_multiplier"],
             infeasible=row["infeasible"],
+            withheld_usd=row.get("withheld_usd", 0.0),
         )
 
 

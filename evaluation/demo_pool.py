@@ -168,7 +168,7 @@ def _pool_options(
         "policy": {"kind": "thompson", "half_life_requests": 2000},
     }
     if 0 < len(categories) <= MAX_CATEGORIES:
-        options["features"] = {"text": False, "categories": list(categories)}
+        options["features"] = {"text": "none", "categories": list(categories)}
     return options
 
 

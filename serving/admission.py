@@ -8,8 +8,10 @@ from __future__ import annotations
 import hmac
 from dataclasses import dataclass
 from hashlib import sha256
+from urllib.parse import urlsplit
 
-from serving.errors import Unauthorized
+from serving.config_rules import is_loopback
+from serving.errors import Forbidden, Unauthorized
 from serving.settings import AuthSettings
 
 __all__ = ["Admission", "Principal"]
@@ -58,6 +60,30 @@ class Admission:
         if principal is None:
             raise Unauthorized("this key is not known here")
         return principal
+
+    def admit_admin(self, authorization: str | None, host: str, origin: str | None) -> Principal:
+        """The principal of an operator; raises Unauthorized or Forbidden.
+
+        `host`, `origin`: the headers. An open service takes whoever is on its machine for its operator, but not the
+        pages of other sites in a browser there: those send their origin, or, where a name of theirs was made to point
+        here, that name as the host.
+        """
+        if self._open:
+            if not _names_loopback(host) or (origin is not None and origin.partition("://")[2] != host):
+                raise Forbidden("without keys, /admin is only for this machine, and not for pages of other sites")
+            return _ANYONE
+        principal = self.admit(authorization)
+        if principal is not _ADMIN:
+            hint = "send auth.admin_key" if self._admin is not None else "the configuration has no auth.admin_key"
+            raise Forbidden(f"/admin is for the operator: {hint}")
+        return principal
+
+
+def _names_loopback(host: str) -> bool:
+    try:
+        return is_loopback(urlsplit(f"//{host}").hostname or "")
+    except ValueError:
+        return False
 
 
 def _digest(key: str) -> bytes:

@@ -21,7 +21,7 @@ from serving.store import Event, Store, StoreError
 
 __all__ = ["SCHEMA_VERSION", "AnalyticalLog", "LogUnusable"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _OF_A_DECISION = {"seq": "BIGINT", "decision_id": "VARCHAR", "ts": "DOUBLE"}
 _OF_NO_DECISION = {"seq": "BIGINT", "ts": "DOUBLE"}
 _TABLES: dict[str, tuple[str, dict[str, str]]] = {  # kind of event: its table, its columns
@@ -47,6 +47,7 @@ _TABLES: dict[str, tuple[str, dict[str, str]]] = {  # kind of event: its table, 
             "predicted_latency_s": "DOUBLE[]",
             "pacer_multiplier": "DOUBLE",
             "infeasible": "BOOLEAN",
+            "withheld_usd": "DOUBLE",
             "user": "VARCHAR",
             "team": "VARCHAR",
             "tier": "VARCHAR",
@@ -113,10 +114,16 @@ _TABLES: dict[str, tuple[str, dict[str, str]]] = {  # kind of event: its table, 
         },
     ),
 }
+_TABLES |= dict.fromkeys(("model_added", "model_removed"), _TABLES["filter_event"])
+_MIGRATIONS = {  # from a version to the next; what an earlier program never did is 0
+    1: "ALTER TABLE log.decisions ADD COLUMN withheld_usd DOUBLE DEFAULT 0",
+}
 # Through a file of JSON lines a decision costs 9 µs; as one JSON parameter 20 µs, by executemany 580 µs.
+_READ = (
+    "read_json(?, format = 'newline_delimited', columns = {}, maximum_object_size = 4194304)"  # a buffer takes twice it
+)
 _INSERTS = {
-    kind: f"INSERT INTO log.{table} SELECT * FROM read_json(?, format = 'newline_delimited', columns = {columns},"
-    " maximum_object_size = 4194304)"  # DuckDB takes a buffer of twice this size
+    kind: f"INSERT INTO log.{table} BY NAME SELECT * FROM {_READ.format(columns)}"
     for kind, (table, columns) in _TABLES.items()
 }
 _REJECT = "INSERT INTO log.rejected VALUES (?, ?, ?, ?)"
@@ -240,7 +247,7 @@ class AnalyticalLog:
             self._instance = None
 
     def _prepare(self, log: duckdb.DuckDBPyConnection) -> int:
-        """Create the tables in a new file. Returns the position."""
+        """Create the tables in a new file, bring an older one up to date. Returns the position."""
         tables = log.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = 'log'").fetchall()
         if not tables:
             self._create(log)
@@ -251,6 +258,8 @@ class AnalyticalLog:
             raise LogUnusable(
                 self._path, f"its schema is version {version} and this program knows up to {SCHEMA_VERSION}; upgrade"
             )
+        for older in range(version, SCHEMA_VERSION):
+            self._migrate(log, older)
         position = int(log.execute("SELECT seq FROM log.log_position").fetchall()[0][0])
         if position > self._store.position:
             raise LogUnusable(
@@ -262,7 +271,7 @@ class AnalyticalLog:
 
     def _create(self, log: duckdb.DuckDBPyConnection) -> None:
         log.begin()
-        for table, columns in _TABLES.values():
+        for table, columns in dict(_TABLES.values()).items():
             listed = ", ".join(f'"{name}" {kind}' for name, kind in columns.items())
             log.execute(f"CREATE TABLE log.{table} ({listed})")
         log.execute("CREATE TABLE log.rejected (seq BIGINT, kind VARCHAR, payload BLOB, error VARCHAR)")
@@ -270,6 +279,12 @@ class AnalyticalLog:
         log.execute("INSERT INTO log.log_position VALUES (0)")
         log.execute("CREATE TABLE log.schema_version (version INTEGER)")
         log.execute("INSERT INTO log.schema_version VALUES (?)", [SCHEMA_VERSION])
+        log.commit()
+
+    def _migrate(self, log: duckdb.DuckDBPyConnection, version: int) -> None:
+        log.begin()
+        log.execute(_MIGRATIONS[version])
+        log.execute("UPDATE log.schema_version SET version = ?", [version + 1])
         log.commit()
 
     def _catch_up(self, log: duckdb.DuckDBPyConnection) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
@@ -16,25 +17,25 @@ from collections.abc import AsyncIterator, Callable
 import numpy as np
 from aiohttp import web
 
-from bandit.baselines import UCB1, EpsilonGreedy, Fixed, RoundRobin, Uniform
-from bandit.features import Features
-from bandit.policy import Policy
-from bandit.pool import Pool
-from bandit.thompson import Thompson
+from serving.admin import AdminDesk
 from serving.admission import Admission
 from serving.analytics import AnalyticalLog
 from serving.feedback import FeedbackDesk
 from serving.handlers import Handlers
 from serving.http_errors import error_middleware, without_request_bytes
+from serving.imputation import MissingFeedback
 from serving.learner import Learner
 from serving.metrics import Metrics
+from serving.pools import start_pool
+from serving.roster import Roster
 from serving.routing import Routing
-from serving.settings import PoolSettings, ServerSettings, Settings
+from serving.settings import ServerSettings, Settings
 from serving.sqlite_store import SqliteStore
 from serving.store import StoreError
 from serving.upstream import Upstreams
+from serving.warmstart import read_warm_starts
 
-__all__ = ["build_pool", "run", "serve"]
+__all__ = ["run", "serve"]
 
 _log = logging.getLogger("pointsman")
 _HOUSEKEEPING_S = 5.0
@@ -57,31 +58,35 @@ async def serve(settings: Settings) -> AsyncIterator[str]:
         stack.push_async_callback(store.close)
         log = AnalyticalLog(server.data_dir / "log.duckdb", store, batch_events=settings.log.batch_rows)
         stack.push_async_callback(log.close)
+        starts = read_warm_starts(server.data_dir)
+        roster = Roster(settings.models, {pool.name: pool.models for pool in settings.pools}, os.environ)
         learner = Learner(
-            {pool.name: build_pool(pool, settings) for pool in settings.pools},
+            {pool.name: start_pool(pool, settings, starts.get(pool.name)) for pool in settings.pools},
             {pool.name: np.random.default_rng(pool.policy.seed) for pool in settings.pools},
             store,
             metrics,
             cache_decisions=settings.store.cache_decisions,
             snapshot_every_events=settings.store.snapshot_every_events,
+            roster=roster,
         )
         started = time.perf_counter()
         replayed = learner.recover()
         _log.info("replayed %d events in %.2f s", replayed, time.perf_counter() - started)
         stack.push_async_callback(_last_snapshot, learner, store)
-        upstreams = await stack.enter_async_context(Upstreams(settings.models, server.max_response_bytes))
+        upstreams = await stack.enter_async_context(Upstreams(roster.models, server.max_response_bytes))
         metrics_of = {pool.name: pool.quality_metrics or {} for pool in settings.pools}
         desk = FeedbackDesk(learner, metrics_of, server.feedback_horizon_s)
-        handlers = Handlers(
-            server, Admission(settings.auth), Routing(learner, upstreams), desk, learner=learner, metrics=metrics
-        )
+        admin, admission = AdminDesk(learner, upstreams, os.environ), Admission(settings.auth)
+        routing = Routing(learner, upstreams)
+        handlers = Handlers(server, admission, routing, desk, admin=admin, learner=learner, metrics=metrics)
         metrics.store_pending.set_function(lambda: store.pending)
         metrics.log_lag.set_function(lambda: log.lag_events)
         metrics.log_trouble.labels("failed").set_function(lambda: log.failed_flushes)
         metrics.log_trouble.labels("in_use").set_function(lambda: log.busy_flushes)
         metrics.log_trouble.labels("rejected").set_function(lambda: log.rejected_events)
         stack.push_async_callback(_cancel, asyncio.create_task(log.run(settings.log.flush_interval_s)))
-        keep = asyncio.create_task(_housekeeping(learner, store, log, server.feedback_horizon_s))
+        missing = MissingFeedback(_assumed(settings), desk, learner, store, server.feedback_horizon_s)
+        keep = asyncio.create_task(_housekeeping(learner, store, log, missing, server.feedback_horizon_s))
         stack.push_async_callback(_cancel, keep)
         address = await stack.enter_async_context(_listening(handlers, metrics, server))
         handlers.ready = True
@@ -134,47 +139,26 @@ async def run(settings: Settings, echo: Callable[[str], None]) -> None:
         echo("stopping")
 
 
-def build_pool(pool: PoolSettings, settings: Settings) -> Pool:
-    """The library's pool for a pool's settings."""
-    return Pool(
-        pool.arms(settings.models),
-        name=pool.name,
-        objective=pool.to_objective(),
-        constraints=pool.to_constraints(),
-        policy=_policy(pool),
-        features=Features(pool.features.categories, text=pool.features.text),
-        filters=pool.to_filter_settings(),
-        usd_per_request=None if pool.budget is None else pool.budget.usd_per_request,
-        half_life_requests=pool.policy.half_life_requests,
-        slope_precision=pool.policy.slope_prior_precision,
-    )
+def _assumed(settings: Settings) -> dict[str, tuple[float, float]]:
+    """By pool: the quality to assume for a call without feedback, and after how many seconds."""
+    return {
+        pool.name: (pool.feedback.missing, pool.feedback.wait_s)
+        for pool in settings.pools
+        if pool.feedback.missing != "ignore"
+    }
 
 
-def _policy(pool: PoolSettings) -> Policy:
-    policy = pool.policy
-    match policy.kind:
-        case "thompson" | "thompson_context_free":
-            return Thompson(policy.exploration_floor, contextual=policy.kind == "thompson")
-        case "uniform":
-            return Uniform()
-        case "fixed":
-            return Fixed(pool.models.index(policy.model or ""))
-        case "round_robin":
-            return RoundRobin()
-        case "epsilon_greedy":
-            return EpsilonGreedy(policy.epsilon)
-        case "ucb1":
-            return UCB1()
-
-
-async def _housekeeping(learner: Learner, store: SqliteStore, log: AnalyticalLog, horizon_s: float) -> None:
-    """Drop events past the feedback horizon that both the log and a snapshot hold, a batch at a time."""
+async def _housekeeping(
+    learner: Learner, store: SqliteStore, log: AnalyticalLog, missing: MissingFeedback, horizon_s: float
+) -> None:
+    """See to feedback that has not come; drop events past its horizon that both the log and a snapshot hold."""
     while True:
         await asyncio.sleep(_HOUSEKEEPING_S)
         up_to_seq = min(learner.snapshot_position, log.position)
         # Feedback that came since the snapshot speaks of decisions made since a horizon before it: a replay needs them.
         before_ts = learner.snapshot_ts - horizon_s
         try:
+            await missing.run(time.time())
             while await store.prune(before_ts, up_to_seq, _PRUNE_BATCH) == _PRUNE_BATCH:
                 await asyncio.sleep(0)
         except StoreError as error:  # the service is unready from here on; there is nothing more to keep tidy

@@ -18,6 +18,15 @@ if TYPE_CHECKING:
 __all__ = ["render_check", "render_problems"]
 
 _NONE = "—"
+_POLICY_WORDS = {
+    "epsilon": "epsilon",
+    "alpha": "alpha",
+    "gamma_scale": "gamma scale",
+    "gamma_exponent": "exponent",
+    "exploration_floor": "floor",
+    "exploration_scale": "scale",
+    "slope_prior_precision": "slope precision",
+}
 Row = tuple[str, ...]
 
 
@@ -106,8 +115,9 @@ def _pool_rows(pool: PoolSettings, settings: Settings) -> Iterator[Row]:
         yield "tests", f"{certainty}, probes {filters.probe_share:.4g}, unknown up to {filters.unknown_share:g}"
     yield "budget", _NONE if pool.budget is None else f"{pool.budget.usd_per_request:g} USD per request"
     yield "policy", _policy(pool)
-    names = pool.features.categories
-    yield "features", f"text {'on' if pool.features.text else 'off'}, categories {', '.join(names or ['hashed'])}"
+    yield "features", _features(pool)
+    yield "newcomers", f"{pool.newcomers.share:.4g} at most together, until {pool.newcomers.samples:,} graded answers"
+    yield "no feedback", _no_feedback(pool)
     if pool.quality_metrics:
         yield "quality from", ", ".join(f"{name} × {weight:g}" for name, weight in pool.quality_metrics.items())
 
@@ -138,17 +148,27 @@ def _policy(pool: PoolSettings) -> str:
     parts: list[str] = [policy.kind]
     if policy.kind == "fixed":
         parts.append(f"model {policy.model}")
-    if policy.kind == "epsilon_greedy":
-        parts.append(f"epsilon {policy.epsilon:g}")
-    if policy.kind in ("thompson", "thompson_context_free"):
-        parts.append(f"floor {policy.exploration_floor:g}")
-    if policy.kind == "thompson":
-        parts.append(f"slope precision {policy.slope_prior_precision:g}")
+    if policy.weights is not None:
+        parts.append(", ".join(f"{name} {weight:g}" for name, weight in policy.weights.items()))
+    parts += [f"{words} {getattr(policy, name):g}" for name, words in _POLICY_WORDS.items() if policy.uses(name)]
     half_life = policy.half_life_requests
     parts.append("never forgets" if half_life is None else f"half-life {half_life:,.0f} requests")
     if policy.seed is not None:
         parts.append(f"seed {policy.seed}")
     return ", ".join(parts)
+
+
+def _features(pool: PoolSettings) -> str:
+    features = pool.features
+    found = "hashed, or as a warm start found them"
+    names = found if features.categories is None else ", ".join(features.categories) or "none"
+    return f"text {features.text}, categories {names}" + (f", vector of {features.vector}" if features.vector else "")
+
+
+def _no_feedback(pool: PoolSettings) -> str:
+    if pool.feedback.missing == "ignore":
+        return "ignore"
+    return f"counts as quality {pool.feedback.missing:g} after {_duration(pool.feedback.wait_s)}"
 
 
 def _price(model: ModelSettings) -> str:

@@ -10,6 +10,8 @@ import os
 import shlex
 import shutil
 import sys
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +19,9 @@ import typer
 
 if TYPE_CHECKING:
     from evaluation.demo_pool import DemoPool
-    from serving.settings import Settings
+    from serving.settings import PoolSettings, Settings
+    from serving.warming import Warmed
+    from serving.warmstart import WarmStart
 
 __all__ = ["main"]
 
@@ -53,10 +57,11 @@ def serve(
 
     from serving.app import run
     from serving.store import StoreError
+    from serving.warmstart import WarmStartUnusable
 
     try:
         uvloop.run(run(settings, typer.echo))
-    except (OSError, StoreError) as error:
+    except (OSError, StoreError, WarmStartUnusable) as error:
         typer.echo(f"pointsman: {error}", err=True)
         raise typer.Exit(1) from None
 
@@ -70,6 +75,46 @@ def check(config: ConfigOption) -> None:
     from serving.check import render_check
 
     render_check(settings, Console())
+
+
+@main.command()
+def warmstart(
+    config: ConfigOption,
+    source: Annotated[Path, typer.Option("--from", help="A folder of recorded outcomes, or this service's log.")],
+    pool: Annotated[str | None, typer.Option(help="Only this pool (default: each that was recorded).")] = None,
+    split: Annotated[str | None, typer.Option(help="Of a folder: this split (default: warm, or all).")] = None,
+    run: Annotated[str | None, typer.Option(help="Of a folder: this run (default: the last).")] = None,
+    effective_samples: Annotated[
+        float, typer.Option(help="Most observations that what was recorded counts for, per model.", min=1, max=1e9)
+    ] = 500.0,
+    clusters: Annotated[
+        int, typer.Option(help="Of a folder: clusters of the prompts' texts; 0: a projection.", min=0, max=56)
+    ] = 0,
+    data_dir: Annotated[Path | None, typer.Option(help="Write it here instead of to server.data_dir.")] = None,
+) -> None:
+    """Make what pools start from, out of recorded outcomes or this service's own log; the next start uses it."""
+    settings = _load(config, {} if data_dir is None else {"data_dir": data_dir})
+    from rich.console import Console
+
+    from bandit.errors import InvalidInput
+    from serving.warming import render_warmed
+    from serving.warmstart import WarmStartUnusable, read_warm_starts, write_warm_starts
+
+    try:
+        starts = read_warm_starts(settings.server.data_dir)
+        made = _warmed(settings, starts, source, pool, (split, run, clusters, effective_samples))
+        console = Console(highlight=False)
+        for warmed in made:
+            render_warmed(warmed, console)
+        starts |= {warmed.pool.name: warmed.to_start(time.time()) for warmed in made}
+        path = write_warm_starts(settings.server.data_dir, starts)
+    except (InvalidInput, WarmStartUnusable, OSError) as error:
+        typer.echo(f"pointsman: {error}", err=True)
+        raise typer.Exit(2) from None
+    typer.echo(
+        f"written to {path}; `pointsman serve` uses it from its next start on.\nA pool that has already learned with"
+        " the same features goes on from that; to start it from here, move router.sqlite away."
+    )
 
 
 @main.command()
@@ -152,6 +197,66 @@ def upstreams(
     except (InvalidInput, OSError) as error:
         typer.echo(f"pointsman: {error}", err=True)
         raise typer.Exit(2) from None
+
+
+def _warmed(
+    settings: Settings,
+    starts: Mapping[str, WarmStart],
+    source: Path,
+    only: str | None,
+    options: tuple[str | None, str | None, int, float],
+) -> list[Warmed]:
+    """Each pool (or `only` one) warmed from `source`; raises InvalidInput for the first problem where none could be."""
+    from bandit.errors import InvalidInput
+
+    pools = [pool for pool in settings.pools if only in (None, pool.name)]
+    if not pools:
+        raise InvalidInput("--pool", f"no pool is called {only!r}; there are {_names(settings.pools)}")
+    log = source / "log.duckdb" if (source / "log.duckdb").is_file() else source
+    if not log.is_dir() and any(options[:3]):
+        raise InvalidInput("--split, --run and --clusters", "belong to a folder of recorded outcomes, not to a log")
+    made, problems = [], []
+    for pool in pools:
+        try:
+            if log.is_dir():
+                made.append(_warmed_by_folder(pool, settings, log, *options))
+            else:
+                made.append(_warmed_by_log(pool, settings, log, starts.get(pool.name), options[3]))
+        except InvalidInput as error:
+            problems.append(error)
+            if len(pools) > 1:
+                typer.echo(f"pool {pool.name} is left out: {error}", err=True)
+    if not made:
+        raise problems[0]
+    return made
+
+
+def _warmed_by_folder(
+    pool: PoolSettings, settings: Settings, folder: Path, split: str | None, run: str | None, clusters: int, most: float
+) -> Warmed:
+    from evaluation.experience import read_recording
+    from serving.warming import fitted_features, warm
+
+    names = {name: (name, settings.model(name).upstream_model) for name in pool.models}
+    recording = read_recording(folder, names, run=run, split=split)
+    features = fitted_features(pool, recording.prompts, clusters)
+    contexts = [features.extract(prompt) for prompt in recording.prompts]
+    seen, source = recording.experience, recording.source
+    return warm(pool, settings, features, contexts, seen, source=source, effective_samples=most)
+
+
+def _warmed_by_log(pool: PoolSettings, settings: Settings, path: Path, start: WarmStart | None, most: float) -> Warmed:
+    from serving.log_experience import read_log
+    from serving.warming import present_features, warm
+
+    features = present_features(pool, start)
+    logged = read_log(path, pool.name, pool.models, features, take_imputed=pool.feedback.missing != "ignore")
+    seen, source = logged.experience, logged.source
+    return warm(pool, settings, features, logged.contexts, seen, source=source, effective_samples=most)
+
+
+def _names(named: Sequence[PoolSettings]) -> str:
+    return ", ".join(entry.name for entry in named)
 
 
 def _demo_pool(outcomes: Path | None, run: str | None, p95: float | None, min_accuracy: float | None) -> DemoPool:

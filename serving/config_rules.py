@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from importlib.util import find_spec
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["broken_rules", "doubts", "is_loopback"]
 
 _MOST_MEMBERS = 256  # of a pool; more are a problem of their own
+_DEFAULT_WAIT_S, _DEFAULT_HORIZON_S = 3600.0, 7 * 86_400.0
+_EMBEDDINGS = ("wordllama", "safetensors", "tokenizers")  # what the extra of that name installs
 
 Rule = tuple[Loc, str, str | None]
 
@@ -47,6 +50,8 @@ def broken_rules(data: Mapping[str, Any]) -> Iterator[Rule]:
     for i, pool in enumerate(_list(data, "pools")):
         if isinstance(pool, Mapping):
             yield from _pool_rules(("pools", i), pool, tuple(models.values()) if complete else None)
+            yield from _embeddings_installed(("pools", i, "features", "text"), pool.get("features"))
+            yield from _waits_within_horizon(("pools", i, "feedback", "wait_s"), pool.get("feedback"), data)
 
 
 def _open_only_on_loopback(data: Mapping[str, Any]) -> Iterator[Rule]:
@@ -92,11 +97,40 @@ def _pool_rules(at: Loc, pool: Mapping[str, Any], known: tuple[str, ...] | None)
         elif known is not None and name not in known:
             yield (*at, "models", i), f"no model is called {_shown(name)}", _nearest(name, known)
         seen.add(name)
-    policy = pool.get("policy")
-    fixed = policy.get("model") if isinstance(policy, Mapping) and policy.get("kind") == "fixed" else None
-    if isinstance(fixed, str) and fixed and members and fixed not in members:
-        names = tuple(m for m in members if isinstance(m, str))
-        yield (*at, "policy", "model"), f"{_shown(fixed)} is not in the pool", _nearest(fixed, names)
+    names = tuple(m for m in members if isinstance(m, str))
+    for place, name in _named_by(pool.get("policy")):
+        if members and name not in members:
+            yield (*at, "policy", *place), f"{_shown(name)} is not in the pool", _nearest(name, names)
+
+
+def _named_by(policy: Any) -> Iterator[tuple[Loc, str]]:
+    """The models a policy names, each with its place in the policy."""
+    kind = policy.get("kind") if isinstance(policy, Mapping) else None
+    if kind == "fixed" and isinstance(policy.get("model"), str) and policy["model"]:
+        yield ("model",), policy["model"]
+    weights = policy.get("weights") if kind == "weighted" else None
+    if isinstance(weights, Mapping):
+        yield from ((("weights", name), name) for name in weights if isinstance(name, str) and name)
+
+
+def _embeddings_installed(at: Loc, features: Any) -> Iterator[Rule]:
+    if isinstance(features, Mapping) and features.get("text") == "embeddings":
+        missing = [name for name in _EMBEDDINGS if find_spec(name) is None]
+        if missing:
+            hint = "pip install 'pointsman[embeddings]', or choose trigrams or none"
+            yield at, f"embeddings need {', '.join(missing)}, not installed here", hint
+
+
+def _waits_within_horizon(at: Loc, feedback: Any, data: Mapping[str, Any]) -> Iterator[Rule]:
+    """Past the horizon a decision is forgotten: what is still waited for then could never be learned."""
+    server = data.get("server")
+    horizon_s = server.get("feedback_horizon_s", _DEFAULT_HORIZON_S) if isinstance(server, Mapping) else None
+    horizon_s = _DEFAULT_HORIZON_S if horizon_s is None else horizon_s
+    if not isinstance(feedback, Mapping) or feedback.get("missing", "ignore") == "ignore":
+        return
+    wait_s = feedback.get("wait_s", _DEFAULT_WAIT_S)
+    if isinstance(wait_s, int | float) and isinstance(horizon_s, int | float) and wait_s >= horizon_s:
+        yield at, f"must be below server.feedback_horizon_s, {horizon_s:g}", "wait less, or raise the horizon"
 
 
 def _nearest(name: str, known: tuple[str, ...]) -> str | None:

@@ -13,7 +13,19 @@ from pydantic_core import PydanticCustomError
 
 from serving.config_file import EnvText, Loc
 
-__all__ = ["AccessKey", "Count", "Flag", "Label", "Name", "Number", "OrDefaults", "Secret", "Section", "reject"]
+__all__ = [
+    "AccessKey",
+    "Count",
+    "Flag",
+    "Label",
+    "Name",
+    "Number",
+    "OrDefaults",
+    "Secret",
+    "Section",
+    "reject",
+    "resolved",
+]
 
 
 class Section(BaseModel):
@@ -22,7 +34,8 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
-def _resolved(value: Any) -> Any:
+def resolved(value: Any) -> Any:
+    """A value as its validator should see it: what an environment variable holds may be a number."""
     return value.resolved if isinstance(value, EnvText) else value
 
 
@@ -47,9 +60,9 @@ def _bearer(value: SecretStr) -> SecretStr:
     return value
 
 
-Number = Annotated[float, Strict(), AllowInfNan(allow_inf_nan=False), BeforeValidator(_resolved)]
-Count = Annotated[int, Strict(), BeforeValidator(_resolved)]
-Flag = Annotated[bool, Strict(), BeforeValidator(_resolved)]
+Number = Annotated[float, Strict(), AllowInfNan(allow_inf_nan=False), BeforeValidator(resolved)]
+Count = Annotated[int, Strict(), BeforeValidator(resolved)]
+Flag = Annotated[bool, Strict(), BeforeValidator(resolved)]
 Label = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
 Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_without_spaces)]
 Secret = Annotated[SecretStr, Field(min_length=1, max_length=4096), AfterValidator(_bearer)]

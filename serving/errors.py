@@ -4,11 +4,13 @@ ServiceError
 ├── InvalidRequest      the body or a header is not what the contract says; `param` is its path
 │   └── InvalidFields       several of its fields, all at once
 ├── Unauthorized        no key, or one that nobody was given
+├── Forbidden           a key, or a place, from which this may not be asked
 ├── UnknownModel        neither a pool nor a model has this name
 ├── NothingFeasible     the pool's limits rule out every model, and it was asked to fail
+├── LimitsNotMet        the request's own limits do
 ├── UnknownDecision     no decision has this id
 ├── ExpiredDecision     its feedback horizon has passed
-├── Conflict            something else was recorded for it before
+├── Conflict            something else was recorded for it before, or is in its place
 ├── CallerGone          the caller closed the connection or stopped reading
 ├── Unavailable         the store cannot take events, or the service is starting or stopping
 └── UpstreamError       the model's endpoint failed
@@ -18,7 +20,7 @@ ServiceError
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -26,8 +28,10 @@ __all__ = [
     "CallerGone",
     "Conflict",
     "ExpiredDecision",
+    "Forbidden",
     "InvalidFields",
     "InvalidRequest",
+    "LimitsNotMet",
     "NothingFeasible",
     "ServiceError",
     "Unauthorized",
@@ -38,6 +42,8 @@ __all__ = [
     "UpstreamRefused",
     "UpstreamTimeout",
 ]
+
+_NAMED = 10  # models in one message
 
 
 class ServiceError(Exception):
@@ -68,19 +74,37 @@ class Unauthorized(ServiceError):
     """No key or an unknown one."""
 
 
+class Forbidden(ServiceError):
+    """An operator's matter, asked without the operator's key or by a page of another site."""
+
+
 class UnknownModel(ServiceError):
     """Neither a pool nor a model is called so."""
 
-    param = "model"
-
-    def __init__(self, name: str, known: Sequence[str]) -> None:
+    def __init__(self, name: str, known: Sequence[str], param: str = "model") -> None:
         near = get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(known)[:20])}"
         super().__init__(f"no pool or model is called {name[:100]!r}{hint}")
+        self.param = param
 
 
 class NothingFeasible(ServiceError):
     """Every model of the pool is outside its limits."""
+
+
+class LimitsNotMet(ServiceError):
+    """No model of the pool is expected to keep the request's own limits, and the pool is to fail then.
+
+    `excess`: by how much each model that may be chosen is over, relative to the limit; None: its cost is unknown.
+    """
+
+    def __init__(self, pool: str, excess: Mapping[str, float | None]) -> None:
+        nearest = sorted(excess.items(), key=lambda item: (item[1] is None, item[1] or 0.0))[:_NAMED]
+        listed = ", ".join(
+            f"{name}: {'cost unknown' if over is None else f'{over:.0%} over'}" for name, over in nearest
+        )
+        super().__init__(f"no model of pool {pool!r} is expected to keep this request's limits ({listed})")
+        self.excess = dict(excess)
 
 
 class UnknownDecision(ServiceError):
@@ -102,11 +126,11 @@ class ExpiredDecision(ServiceError):
 
 
 class Conflict(ServiceError):
-    """Another value was recorded before. `recorded` is that value."""
+    """Another value was recorded before, or the state does not allow it. `recorded` is that value or state."""
 
-    def __init__(self, message: str, recorded: Any) -> None:
+    def __init__(self, message: str, recorded: Any, code: str = "conflicting_record") -> None:
         super().__init__(message)
-        self.recorded = recorded
+        self.recorded, self.code = recorded, code
 
 
 class CallerGone(ServiceError):

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from bandit.types import Feedback, Outcome
 from serving.errors import Conflict, ExpiredDecision, InvalidFields, ServiceError, UnknownDecision
+from serving.imputation import IMPUTED, is_imputed
 from serving.learner import Learner
 from serving.records import Record, made_at_s
 
@@ -47,6 +49,8 @@ class RewardItem(_Body):
     def _something(self) -> RewardItem:
         if self.quality is None and not self.metrics:
             raise ValueError("give quality, metrics, or both")
+        if IMPUTED in self.metrics:
+            raise ValueError(f"the metric {IMPUTED} is set by the service alone")
         return self
 
 
@@ -137,6 +141,28 @@ class FeedbackDesk:
             await asyncio.shield(durable)
         return status
 
+    def assume(
+        self, decision_id: str, pool: str, quality: float, wait_s: float, now: float
+    ) -> asyncio.Future[None] | None:
+        """Take `quality` for a good call of `pool` that got no feedback within `wait_s`; resolves once that is durable.
+
+        None where nothing is missing: the decision has feedback, is another pool's or pinned, has no good answer that
+        long ago, or is past its horizon. Feedback that comes later replaces it. Raises as the learner does.
+        """
+        try:
+            record, _ = self._find(decision_id, now)
+        except (UnknownDecision, ExpiredDecision):
+            return None
+        decision, outcome = record.decision, record.outcome
+        if decision.pool != pool or decision.mode != "bandit" or record.feedback is not None:
+            return None
+        if outcome is None or outcome.status != "ok" or outcome.ts > now - wait_s:
+            return None
+        feedback = Feedback(decision_id, now, quality, metrics={IMPUTED: 1.0})
+        durable = self._learner.record_feedback(record, feedback)
+        self._settle_later(record, durable)
+        return durable
+
     def _outcome(self, record: Record, item: OutcomeItem, now: float) -> Outcome:
         cost_usd = item.cost_usd
         pool = self._learner.pools.get(record.decision.pool)
@@ -159,21 +185,24 @@ class FeedbackDesk:
     def _take(self, item: RewardItem, now: float) -> tuple[Accepted, asyncio.Future[None] | None]:
         record, pending = self._find(item.decision_id, now)
         known = record.feedback
-        merged, status = _merged(known, item)
+        posted = _posted(known)
+        merged, status = _merged(posted, item)
         if status == "duplicate":
             return status, pending
-        old = known.quality if known is not None else None
+        old = posted.quality if posted is not None else None
         quality = old if item.quality is None else item.quality
         if item.quality is None and (old is None or status == "revised"):  # else metrics would replace it unasked
             from_metrics = self._quality_of(record, merged)
             quality = old if from_metrics is None else from_metrics
+        if known is not None and quality is None and is_imputed(known):  # metrics alone: it is still assumed
+            quality, merged = known.quality, merged | {IMPUTED: 1.0}
         feedback = Feedback(
             decision_id=item.decision_id,
             ts=now,
             quality=quality,
             metrics=merged,
             revision=0 if known is None else known.revision + 1,
-            revises=old,
+            revises=None if known is None else known.quality,
         )
         durable = self._learner.record_feedback(record, feedback)
         self._settle_later(record, durable)
@@ -208,6 +237,13 @@ class FeedbackDesk:
             return None
         mean = math.fsum(weights[name] * metrics[name] for name in weights) / math.fsum(weights.values())
         return min(1.0, max(0.0, mean))
+
+
+def _posted(known: Feedback | None) -> Feedback | None:
+    """What callers have said: `known` without a quality that was only assumed."""
+    if known is None or not is_imputed(known):
+        return known
+    return replace(known, quality=None, metrics={name: v for name, v in known.metrics.items() if name != IMPUTED})
 
 
 def _merged(known: Feedback | None, item: RewardItem) -> tuple[dict[str, float], Accepted]:

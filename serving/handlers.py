@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from aiohttp import web
 
+from serving.admin import AdminDesk
 from serving.admission import Admission, Principal
 from serving.errors import CallerGone, InvalidRequest, ServiceError, Unavailable, UnknownModel
 from serving.feedback import FeedbackDesk, parse_outcome, parse_rewards
 from serving.http_errors import described
 from serving.learner import Learner
 from serving.metrics import Metrics
+from serving.request_headers import read_hints, with_fields
 from serving.routing import Routing
 from serving.settings import ServerSettings
 from serving.store import StoreError
@@ -29,9 +31,6 @@ if TYPE_CHECKING:
     from bandit.types import Decision
 
 __all__ = ["Handlers"]
-
-_MAX_LABEL = 64
-_MAX_TAGS = 10
 
 
 class Handlers:
@@ -44,12 +43,13 @@ class Handlers:
         routing: Routing,
         desk: FeedbackDesk,
         *,
+        admin: AdminDesk,
         learner: Learner,
         metrics: Metrics,
     ) -> None:
         self._server = server
         self._admission, self._routing, self._desk = admission, routing, desk
-        self._learner, self._metrics = learner, metrics
+        self._admin, self._learner, self._metrics = admin, learner, metrics
         self._started_at = int(time.time())
         self.ready = False
 
@@ -66,6 +66,9 @@ class Handlers:
             web.get("/healthz", self.healthz),
             web.get("/readyz", self.readyz),
             web.get("/metrics", self.metrics),
+            web.get("/admin/models", self.admin_models),
+            web.post("/admin/models", self.add_model),
+            web.delete("/admin/models/{name:.+}", self.remove_model),
         ]
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
@@ -106,9 +109,10 @@ class Handlers:
         kind: Kind = "chat/completions" if "messages" in body else "completions" if "prompt" in body else "embeddings"
         if kind == "embeddings" and "input" not in body:
             body["input"] = ""
-        call = parse_call(kind, body, _category(request), self._server.max_messages)
+        hints = with_fields(read_hints(request.headers), body)
+        call = parse_call(kind, body, hints, self._server.max_messages)
         decision = self._routing.decide(call, ts=time.time())
-        _, durable = self._learner.record_decision(decision, principal, _tags(request))
+        _, durable = self._learner.record_decision(decision, principal, hints.tags)
         await durable
         return _json(
             {
@@ -174,20 +178,40 @@ class Handlers:
         self._admit_operator(request)
         return web.Response(body=self._metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4"})
 
+    async def admin_models(self, request: web.Request) -> web.Response:
+        """`GET /admin/models`: every model, its part in each pool, and what is wrong with one that is out."""
+        self._admit_admin(request)
+        return _json({"models": self._admin.models()})
+
+    async def add_model(self, request: web.Request) -> web.Response:
+        """`POST /admin/models`: a new model, or one that is there, joins pools."""
+        principal = self._admit_admin(request)
+        body = parse_body(await self._read(request))
+        return _json(await self._admin.add(body, principal.user), status=201)
+
+    async def remove_model(self, request: web.Request) -> web.Response:
+        """`DELETE /admin/models/{name}`: it leaves all pools, or those of the query (`?pools=a&pools=b`)."""
+        principal = self._admit_admin(request)
+        unknown = [name for name in request.query if name != "pools"]
+        if unknown:
+            raise InvalidRequest("unknown; there is only pools", unknown[0])
+        pools = request.query.getall("pools", [])
+        return _json(await self._admin.remove(request.match_info["name"], pools, principal.user))
+
     async def _infer(self, request: web.Request, kind: Kind) -> web.StreamResponse:
         started = time.perf_counter()
         principal = self._admit(request)
         body = parse_body(await self._read(request))
-        call = parse_call(kind, body, _category(request), self._server.max_messages)
-        tags = _tags(request)
+        hints = read_hints(request.headers)
+        call = parse_call(kind, body, hints, self._server.max_messages)
         if call.stream:
             try:
-                return await self._stream(request, call, principal, tags)
+                return await self._stream(request, call, principal, hints.tags)
             except CallerGone:
                 if request.transport is not None:
                     request.transport.abort()  # one who stopped reading would keep the connection
                 return web.Response()  # to nobody
-        answer = await self._routing.complete(call, principal, tags)
+        answer = await self._routing.complete(call, principal, hints.tags)
         overhead_s = time.perf_counter() - started - answer.upstream_s
         self._metrics.overhead.observe(overhead_s)
         headers = _decision_headers(answer.decision)
@@ -252,12 +276,16 @@ class Handlers:
         if not (self._server.loopback or self._server.metrics_public):
             self._admit(request)
 
+    def _admit_admin(self, request: web.Request) -> Principal:
+        headers = request.headers
+        return self._admission.admit_admin(headers.get("Authorization"), request.host, headers.get("Origin"))
+
     def _count_feedback(self, status: str) -> None:
         self._metrics.feedback.labels(status).inc()
 
 
-def _json(body: Any, headers: dict[str, str] | None = None) -> web.Response:
-    return web.Response(body=orjson.dumps(body), content_type="application/json", headers=headers)
+def _json(body: Any, headers: dict[str, str] | None = None, status: int = 200) -> web.Response:
+    return web.Response(status=status, body=orjson.dumps(body), content_type="application/json", headers=headers)
 
 
 def _decision_headers(decision: Decision) -> dict[str, str]:
@@ -269,31 +297,3 @@ def _decision_headers(decision: Decision) -> dict[str, str]:
     if decision.infeasible:
         headers["x-pointsman-limits"] = "least-violation"
     return headers
-
-
-def _category(request: web.Request) -> str | None:
-    value = request.headers.get("x-pointsman-category")
-    if value is not None and (not value or len(value) > _MAX_LABEL or not value.isprintable()):
-        raise InvalidRequest(
-            f"must be 1 to {_MAX_LABEL} printable characters", "x-pointsman-category", "invalid_header"
-        )
-    return value
-
-
-def _tags(request: web.Request) -> dict[str, str]:
-    """`x-pointsman-tags: team=search,experiment=b` as a dictionary."""
-    value = request.headers.get("x-pointsman-tags")
-    if not value:
-        return {}
-    pairs = [pair.partition("=") for pair in value.split(",")]
-    tags = {name.strip(): content.strip() for name, _, content in pairs}
-    well_formed = value.isprintable() and all(
-        separator and name.strip() and content.strip() for name, separator, content in pairs
-    )
-    short = all(len(name) <= _MAX_LABEL and len(content) <= _MAX_LABEL for name, content in tags.items())
-    if not well_formed or not short or len(pairs) > _MAX_TAGS or len(tags) < len(pairs):
-        message = (
-            f"must be up to {_MAX_TAGS} distinct name=value pairs of at most {_MAX_LABEL} printable characters a side"
-        )
-        raise InvalidRequest(message, "x-pointsman-tags", "invalid_header")
-    return tags

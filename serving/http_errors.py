@@ -16,8 +16,10 @@ from aiohttp.http_exceptions import HttpProcessingError
 from serving.errors import (
     Conflict,
     ExpiredDecision,
+    Forbidden,
     InvalidFields,
     InvalidRequest,
+    LimitsNotMet,
     NothingFeasible,
     ServiceError,
     Unauthorized,
@@ -41,10 +43,12 @@ _STATUSES: tuple[tuple[type[Exception], int, str, str | None], ...] = (
     (InvalidFields, 422, "invalid_request_error", None),
     (InvalidRequest, 400, "invalid_request_error", None),
     (Unauthorized, 401, "authentication_error", "invalid_api_key"),
+    (Forbidden, 403, "permission_error", "admin_only"),
     (UnknownModel, 404, "invalid_request_error", "model_not_found"),
     (UnknownDecision, 404, "invalid_request_error", "decision_not_found"),
     (ExpiredDecision, 410, "invalid_request_error", "decision_expired"),
-    (Conflict, 409, "invalid_request_error", "conflicting_record"),
+    (Conflict, 409, "invalid_request_error", None),
+    (LimitsNotMet, 422, "invalid_request_error", "limits_not_met"),
     (NothingFeasible, 503, "service_unavailable_error", "no_feasible_model"),
     (StoreFull, 503, "service_unavailable_error", "overloaded"),
     (Unavailable, 503, "service_unavailable_error", "unavailable"),
@@ -77,6 +81,8 @@ def described(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
         body["problems"] = error.problems
     if isinstance(error, Conflict):
         body["recorded"] = error.recorded
+    if isinstance(error, LimitsNotMet):
+        body["excess"] = error.excess
     headers = _decision_header(error) if isinstance(error, UpstreamError) else {}
     if status in (429, 503):
         headers["Retry-After"] = getattr(error, "retry_after", None) or "1"

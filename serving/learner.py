@@ -10,19 +10,21 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import inf
 from weakref import WeakValueDictionary
 
 import numpy as np
 import orjson
 
-from bandit.errors import NoFeasibleArm, SnapshotMismatch
+from bandit.errors import InvalidInput, NoFeasibleArm, SnapshotMismatch
 from bandit.pool import Change, Pool
 from bandit.scorer import reward
 from bandit.snapshot import dumps, loads
-from bandit.types import Decision, Feedback, Outcome, Prompt
+from bandit.types import Decision, Feedback, Outcome, Prompt, RequestLimits
 from serving.admission import Principal
-from serving.errors import NothingFeasible, Unavailable
+from serving.errors import InvalidRequest, LimitsNotMet, NothingFeasible, Unavailable
+from serving.imputation import is_imputed, learn_feedback
 from serving.metrics import Metrics
 from serving.records import (
     DecisionIds,
@@ -33,6 +35,8 @@ from serving.records import (
     outcome_event,
     record_from,
 )
+from serving.request_headers import NO_LIMITS
+from serving.roster import ADDED, REMOVED, Roster
 from serving.store import Event, Store, StoreError
 
 __all__ = ["Learner"]
@@ -53,14 +57,18 @@ class Learner:
         *,
         cache_decisions: int,
         snapshot_every_events: int,
+        roster: Roster | None = None,
     ) -> None:
         self.pools = dict(pools)
+        self.roster = roster or Roster((), {name: pool.names for name, pool in pools.items()}, {})
         self.ids = DecisionIds()
         self._generators = dict(generators)
         self._store = store
         self._metrics = metrics
         self._cache_decisions = cache_decisions
         self._snapshot_every = snapshot_every_events
+        # By pool: (ts, seq) of the last outcome whose missing feedback has been dealt with (`serving.imputation`).
+        self.awaited: dict[str, tuple[float, int]] = {}
         self._snapshot_at = 0
         self._snapshot_ts = 0.0
         self._recent: OrderedDict[str, Record] = OrderedDict()
@@ -84,12 +92,22 @@ class Learner:
         """When that snapshot was taken, in unix seconds; 0 while there is none."""
         return self._snapshot_ts
 
-    def decide(self, pool: str, prompt: Prompt, ts: float) -> Decision:
-        """A decision of a pool at unix time `ts`. Nothing is recorded yet."""
+    def decide(self, pool: str, prompt: Prompt, ts: float, limits: RequestLimits = NO_LIMITS) -> Decision:
+        """A decision of a pool at unix time `ts` within the request's own `limits`. Nothing is recorded yet.
+
+        Raises InvalidRequest for a vector that does not fit, NothingFeasible, LimitsNotMet.
+        """
+        chooser, rng = self.pools[pool], self._generators[pool]
         try:
-            return self.pools[pool].decide(prompt, self._generators[pool], decision_id=self.ids.new(ts), ts=ts)
+            return chooser.decide(prompt, rng, decision_id=self.ids.new(ts), ts=ts, limits=limits)
+        except InvalidInput as error:
+            raise InvalidRequest(f"{error} (x-pointsman-context)", error.field, "invalid_context") from None
         except NoFeasibleArm as error:
-            raise NothingFeasible(str(error)) from None
+            feasible = [name for name, p in zip(chooser.names, chooser.filters.compliance(), strict=True) if p > 0]
+            if not feasible:
+                raise NothingFeasible(str(error)) from None
+            excess = {name: error.excess[name] for name in feasible}
+            raise LimitsNotMet(pool, {n: over if over < inf else None for n, over in excess.items()}) from None
 
     def record_decision(
         self, decision: Decision, principal: Principal, tags: Mapping[str, str]
@@ -100,7 +118,7 @@ class Learner:
         self._remember(record)
         pool = self._learning_pool(decision)
         if pool is not None:
-            pool.advance()
+            pool.advance(decision)
         self._snapshot_if_due()
         return record, durable
 
@@ -119,11 +137,22 @@ class Learner:
     def record_feedback(self, record: Record, feedback: Feedback) -> asyncio.Future[None]:
         """Log feedback and learn it; the future resolves once it is durable."""
         durable = self._append(feedback_event(feedback, self._reward(record, feedback)))
-        changes = self._apply_feedback(record, feedback)
+        changes, first = self._apply_feedback(record, feedback), feedback.revises is None or is_imputed(record.feedback)
         record.feedback = feedback
-        if feedback.quality is not None and feedback.revises is None:
+        if feedback.quality is not None and first and not is_imputed(feedback):
             self._metrics.graded(record.decision.pool, record.served_by, feedback.quality)
         self._log_changes(record, changes)
+        self._snapshot_if_due()
+        return durable
+
+    def change_models(self, events: Sequence[Event]) -> asyncio.Future[None]:
+        """Log that models come or go, all or none, and act on it; the future resolves once it is durable."""
+        self._check_healthy()
+        durable = self._store.append(events)
+        for event in events:
+            self.roster.apply(event.kind, orjson.loads(event.payload), self.pools)
+        for pool in self.pools.values():
+            self._metrics.filter_states(pool)
         self._snapshot_if_due()
         return durable
 
@@ -139,7 +168,8 @@ class Learner:
     def snapshot(self) -> asyncio.Future[None]:
         """Store all learned state as of now."""
         position, ts = self._store.position, time.time()
-        payload = dumps({"ts": ts, "pools": {name: pool.state() for name, pool in self.pools.items()}})
+        state = {"ts": ts, "awaited": self.awaited, "roster": self.roster.state()}
+        payload = dumps(state | {"pools": {name: pool.state() for name, pool in self.pools.items()}})
         durable = self._store.save_snapshot(payload)
         self._snapshot_at, self._snapshot_ts = position, ts
         return durable
@@ -166,6 +196,8 @@ class Learner:
         except SnapshotMismatch as error:
             _log.warning("the snapshot cannot be read, replaying the log instead: %s", error)
             return 0
+        if "roster" in state:  # snapshots of earlier versions have none
+            self.roster.load(state["roster"], self.pools)
         saved = state["pools"]
         for name, pool in self.pools.items():
             if name in saved:
@@ -173,6 +205,7 @@ class Learner:
                     pool.load(saved[name])
                 except SnapshotMismatch as error:
                     _log.warning("pool %s starts without what it had learned: %s", name, error)
+        self.awaited = {name: (float(at[0]), int(at[1])) for name, at in state.get("awaited", {}).items()}
         self._snapshot_at, self._snapshot_ts = seq, state.get("ts", 0.0)
         return seq
 
@@ -182,7 +215,7 @@ class Learner:
             self._remember(Record(decision))
             pool = self.pools.get(decision.pool)
             if pool is not None and decision.mode == "bandit":
-                pool.advance()
+                pool.advance(decision)
         elif event.kind == "outcome":
             outcome = Outcome(**orjson.loads(event.payload))
             record = self._recall(event)
@@ -197,6 +230,8 @@ class Learner:
             if record is not None:
                 self._apply_feedback(record, feedback, replay=True)
                 record.feedback = feedback
+        elif event.kind in (ADDED, REMOVED):
+            self.roster.apply(event.kind, orjson.loads(event.payload), self.pools)
         elif event.kind == "filter_event":
             row = orjson.loads(event.payload)
             pool = self.pools.get(row["pool"])
@@ -220,7 +255,7 @@ class Learner:
         pool = self._learning_pool(record.decision)
         if pool is None or record.failed:  # there was no answer to grade; the failure itself has taught its lesson
             return []
-        return pool.apply_feedback(record.decision, feedback, model=record.served_by, replay=replay)
+        return learn_feedback(pool, record, feedback, replay=replay)
 
     def _learn_outcome(self, record: Record, outcome: Outcome) -> None:
         record.outcome = outcome

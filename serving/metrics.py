@@ -81,6 +81,7 @@ class Metrics:
             registry=self.registry,
         )
         self._series: dict[tuple[str, str], _Series] = {}
+        self._shown: dict[str, tuple[str, ...]] = {}
 
     def attempt(self, pool: str, mode: str, outcome: Outcome) -> None:
         """Count one attempt."""
@@ -110,7 +111,11 @@ class Metrics:
             self.multiplier.labels(pool.name).set_function(lambda: pacer.multiplier)
 
     def filter_states(self, pool: Pool) -> None:
-        """Show a pool's standing anew."""
+        """Show a pool's standing anew, without the models that have left it."""
+        for name in set(self._shown.get(pool.name, ())).difference(pool.names):
+            for state in _STATES:
+                self.state.remove(pool.name, name, state)
+        self._shown[pool.name] = pool.names
         for name, current in zip(pool.names, pool.filters.states, strict=True):
             for state in _STATES:
                 self.state.labels(pool.name, name, state).set(float(state == current))

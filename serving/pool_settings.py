@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 import bandit.filters
+from bandit.newcomers import Newcomers
 from bandit.types import Arm, Constraints, Objective
-from serving.config_values import Count, Flag, Label, Name, Number, OrDefaults, Section, reject
+from serving.config_values import Count, Label, Name, Number, OrDefaults, Section, reject, resolved
 
 if TYPE_CHECKING:
     from serving.settings import ModelSettings
@@ -89,10 +90,29 @@ class BudgetSettings(Section):
     usd_per_request: Number = Field(gt=0, le=1e6, description="Mean cost of a call, in USD, that is held to.")
 
 
-PolicyKind = Literal["thompson", "thompson_context_free", "uniform", "fixed", "round_robin", "epsilon_greedy", "ucb1"]
+PolicyKind = Literal[
+    "thompson",
+    "thompson_context_free",
+    "logistic_thompson",
+    "linucb",
+    "squarecb",
+    "best_feasible",
+    "weighted",
+    "uniform",
+    "fixed",
+    "round_robin",
+    "epsilon_greedy",
+    "ucb1",
+]
+_CONTEXTUAL = ("thompson", "logistic_thompson", "linucb", "squarecb", "best_feasible")
 _KINDS_WITH = {  # every kind learns, if only to predict, so half_life_requests belongs to all
-    "exploration_floor": ("thompson", "thompson_context_free"),
-    "slope_prior_precision": ("thompson",),
+    "exploration_floor": ("thompson", "thompson_context_free", *_CONTEXTUAL[1:]),
+    "exploration_scale": ("thompson", "thompson_context_free", "logistic_thompson"),
+    "slope_prior_precision": _CONTEXTUAL,
+    "alpha": ("linucb",),
+    "gamma_scale": ("squarecb",),
+    "gamma_exponent": ("squarecb",),
+    "weights": ("weighted",),
     "epsilon": ("epsilon_greedy",),
     "model": ("fixed",),
 }
@@ -101,15 +121,36 @@ _KINDS_WITH = {  # every kind learns, if only to predict, so half_life_requests 
 class PolicySettings(Section):
     """How a pool chooses."""
 
-    kind: PolicyKind = Field(default="thompson", description="The policy; all but thompson are baselines.")
+    kind: PolicyKind = Field(default="thompson", description="The policy; all but thompson are there to compare with.")
     half_life_requests: Number | None = Field(
-        default=5_000.0, ge=1, le=1e12, description="Requests after which evidence counts half; null never forgets."
+        default=10_000.0, ge=1, le=1e12, description="Requests after which evidence counts half; null never forgets."
     )
     exploration_floor: Number = Field(
         default=0.01, ge=0, lt=1, description="Share of calls spread evenly over all feasible models."
     )
+    exploration_scale: Number = Field(
+        default=0.4, gt=0, le=1, description="How far exploration is tempered once a model has some graded answers."
+    )
     slope_prior_precision: Number = Field(
-        default=50.0, gt=0, le=1e9, description="How much evidence it takes before the context counts."
+        default=75.0, gt=0, le=1e9, description="How much evidence it takes before the context counts."
+    )
+    alpha: Number = Field(
+        default=1.0,
+        ge=0,
+        le=1e6,
+        description="Standard deviations that kind linucb adds to a model's expected utility.",
+    )
+    gamma_scale: Number = Field(
+        default=10.0, gt=0, le=1e9, description="How steeply kind squarecb prefers better models: its γ at call 1."
+    )
+    gamma_exponent: Number = Field(
+        default=0.5, ge=0, le=2, description="How kind squarecb's γ grows: gamma_scale · calls^gamma_exponent."
+    )
+    weights: dict[Name, Annotated[Number, Field(ge=0, le=1e6)]] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=256,
+        description="Shares of calls by model for kind weighted, relative to each other; a model left out gets none.",
     )
     model: Name | None = Field(default=None, description="The model that kind fixed always takes.")
     epsilon: Number = Field(
@@ -125,7 +166,8 @@ class PolicySettings(Section):
         kinds = _KINDS_WITH[str(info.field_name)]
         kind = info.data.get("kind", kinds[0])
         if kind not in kinds:
-            reject(f"belongs to kind {' or '.join(kinds)}, not to {kind}", "remove it, or change the kind")
+            known = ", ".join(kinds[:-1]) + " or " * (len(kinds) > 1) + kinds[-1]
+            reject(f"belongs to kind {known}, not to {kind}", "remove it, or change the kind")
         return value
 
     @model_validator(mode="after")
@@ -133,6 +175,18 @@ class PolicySettings(Section):
         if self.kind == "fixed" and self.model is None:
             reject("is required by kind fixed", "name the model it takes", ("model",))
         return self
+
+    @model_validator(mode="after")
+    def _weighs_something(self) -> PolicySettings:
+        if self.kind == "weighted" and self.weights is None:
+            reject("is required by kind weighted", "give models their shares, for example {small: 90}", ("weights",))
+        if self.weights is not None and not any(self.weights.values()):
+            reject("must have one above 0", None, ("weights",))
+        return self
+
+    def uses(self, setting: str) -> bool:
+        """Whether the setting of this name means anything to the policy's kind."""
+        return self.kind in _KINDS_WITH.get(setting, (self.kind,))
 
 
 def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
@@ -147,12 +201,46 @@ def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
 class FeatureSettings(Section):
     """What the policy sees of a request."""
 
-    text: Flag = Field(default=True, description="Whether the text of the last user message is looked at.")
+    text: Literal["trigrams", "embeddings", "none"] = Field(
+        default="trigrams",
+        description="How the last user message is seen, once a warm start made clusters, or with no categories;"
+        " embeddings need that extra.",
+    )
+    vector: Count = Field(default=0, ge=0, le=32, description="How many numbers x-pointsman-context brings.")
     categories: Annotated[tuple[Label, ...], AfterValidator(_distinct)] | None = Field(
         default=None,
-        min_length=1,
         max_length=24,
-        description="The names x-pointsman-category may take, one feature each; by default names are hashed.",
+        description="The names x-pointsman-category may take, one feature each; by default any, hashed,"
+        " and an empty list for none.",
+    )
+
+
+def _missing(value: Any) -> Any:
+    value = resolved(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value != "ignore" and not (number and 0 <= value <= 1):
+        reject('must be "ignore" or a quality from 0 to 1')
+    return float(value) if number else value
+
+
+class FeedbackSettings(Section):
+    """What is made of decisions that get no feedback."""
+
+    missing: Annotated[float | Literal["ignore"], BeforeValidator(_missing)] = Field(
+        default="ignore",
+        description="What a good call without feedback teaches once wait_s has passed: nothing (ignore), or a quality.",
+    )
+    wait_s: Number = Field(
+        default=3600.0, ge=1, le=366 * 86_400, description="Seconds after a call until its feedback counts as missing."
+    )
+
+
+class NewcomerSettings(Section):
+    """What models that join a pool which has learned may take until they have shown what they can do."""
+
+    share: Number = Field(default=0.25, gt=0, le=1, description="Largest share of all new models together.")
+    samples: Count = Field(
+        default=30, ge=0, le=1_000_000, description="Graded answers after which a model is no longer new."
     )
 
 
@@ -177,6 +265,12 @@ class PoolSettings(Section):
     features: Annotated[FeatureSettings, OrDefaults] = Field(
         default_factory=FeatureSettings, description="What the policy sees of a request."
     )
+    feedback: Annotated[FeedbackSettings, OrDefaults] = Field(
+        default_factory=FeedbackSettings, description="What is made of decisions that get no feedback."
+    )
+    newcomers: Annotated[NewcomerSettings, OrDefaults] = Field(
+        default_factory=NewcomerSettings, description="What new models may take."
+    )
     quality_metrics: dict[Label, Annotated[Number, Field(gt=0, le=1e6)]] | None = Field(
         default=None,
         min_length=1,
@@ -195,6 +289,10 @@ class PoolSettings(Section):
     def to_filter_settings(self) -> bandit.filters.FilterSettings:
         """How limits are tested, as the library's value."""
         return bandit.filters.FilterSettings(**self.filters.model_dump())
+
+    def to_newcomers(self) -> Newcomers:
+        """What new models may take, as the library's value."""
+        return Newcomers(**self.newcomers.model_dump())
 
     def arms(self, models: tuple[ModelSettings, ...]) -> tuple[Arm, ...]:
         """One arm for each of the pool's models, in the pool's order, from all `models`."""

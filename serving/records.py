@@ -10,7 +10,7 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
@@ -26,6 +26,7 @@ __all__ = [
     "feedback_event",
     "filter_event",
     "made_at_s",
+    "model_event",
     "outcome_event",
     "record_from",
 ]
@@ -121,6 +122,12 @@ def filter_event(pool: str, names: Sequence[str], change: Change) -> Event:
             "evidence": change.evidence,
         }
     return Event("filter_event", "", row["ts"], orjson.dumps(row))
+
+
+def model_event(kind: Literal["model_added", "model_removed"], pool: str | None, model: str, **more: Any) -> Event:
+    """The event of a model that joins or leaves a pool, or (pool None) the service; `more` is what a replay needs."""
+    row = {"ts": time.time(), "pool": pool, "model": model, "reason": kind.removeprefix("model_")} | more
+    return Event(kind, "", row["ts"], orjson.dumps(row))
 
 
 def record_from(events: Sequence[Event]) -> Record | None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from bandit.types import Context, Decision, Outcome, Status
 from serving.admission import Principal
-from serving.errors import CallerGone, UnknownModel, UpstreamError, UpstreamTimeout
+from serving.errors import CallerGone, InvalidRequest, UnknownModel, UpstreamError, UpstreamTimeout
 from serving.learner import Learner
 from serving.records import Record
 from serving.upstream import Endpoint, Upstreams
@@ -56,8 +56,11 @@ class Routing:
     def decide(self, call: Call, *, ts: float) -> Decision:
         """Which model a call goes to: a pool's choice, or the one model it names."""
         if call.model in self._learner.pools:
-            return self._learner.decide(call.model, call.prompt, ts)
+            return self._learner.decide(call.model, call.prompt, ts, call.limits)
         if call.model in self._upstreams:
+            if call.limits.set:
+                message = f"{call.model!r} is one model, and limits choose among those of a pool: leave them out"
+                raise InvalidRequest(message, "model", "limits_need_pool")
             return _pinned(call, self._learner.ids.new(ts), ts)
         raise UnknownModel(call.model, self.names)
 

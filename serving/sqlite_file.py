@@ -29,6 +29,8 @@ CREATE TABLE snapshots (seq INTEGER PRIMARY KEY, payload BLOB NOT NULL);
 CREATE TABLE high_water (seq INTEGER NOT NULL);
 INSERT INTO high_water VALUES (0);
 """
+# Of use to this version, no matter to an older one: files need no other version number for it.
+_INDEX = "CREATE INDEX IF NOT EXISTS outcomes_by_time ON events (ts) WHERE kind = 'outcome'"
 
 
 def lock_file(path: Path) -> int:
@@ -54,6 +56,7 @@ def open_writer(path: Path, synchronous: Literal["full", "normal"]) -> sqlite3.C
         connection.execute("PRAGMA page_size = 8192")
         _check_version(connection, path)
         _use_wal(connection, path)
+        connection.execute(_INDEX)
         for pragma in (
             f"synchronous = {synchronous}",
             "cache_size = -8192",  # KiB

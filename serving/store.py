@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 
 __all__ = ["Event", "Kind", "Store", "StoreClosed", "StoreError", "StoreFailed", "StoreFull", "StoreUnusable"]
 
-Kind = Literal["decision", "outcome", "feedback", "filter_event", "benchmark_result"]
+Kind = Literal["decision", "outcome", "feedback", "filter_event", "benchmark_result", "model_added", "model_removed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Event:
 
 
 class Store(Protocol):
-    """An ordered log. All methods belong to the event loop's thread, except `read`, which any thread may call."""
+    """An ordered log. All methods belong to the event loop's thread, except `read` and `without_feedback`."""
 
     def append(self, events: Sequence[Event]) -> asyncio.Future[None]:
         """Assign the next seqs, in call order and without gaps; the future resolves once they are durable.
@@ -64,6 +64,17 @@ class Store(Protocol):
 
     def read(self, after_seq: int, limit: int) -> list[Event]:
         """Up to `limit` committed events with seq > `after_seq`, in seq order. Blocks; any thread may call it."""
+
+    def without_feedback(
+        self, after: tuple[float, int], up_to_ts: float, limit: int
+    ) -> tuple[list[str], tuple[float, int]]:
+        """Decisions with an outcome and without feedback, by the time of the outcome.
+
+        Looks at the next `limit` committed events of kind outcome behind `after`, a (ts, seq), in that order, none
+        younger than `up_to_ts`. Returns those of their decisions that no committed feedback speaks of, and the
+        (ts, seq) of the last outcome looked at: where to go on, `after` itself once there is none. Takes time for what
+        it looks at, whatever the log's length. Blocks; any thread may call it.
+        """
 
     def save_snapshot(self, payload: bytes) -> asyncio.Future[None]:
         """Keep `payload` as the state after all events appended so far, durable as they are; the last 2 are kept."""

@@ -36,6 +36,8 @@ class Endpoint:
         self.timeout_s = model.timeout_s
         self.arm = model.to_arm()
         self._max_response_bytes = max_response_bytes
+        self._under_way, self._idle = 0, asyncio.Event()
+        self._idle.set()
         self._urls = {
             kind: URL(f"{model.endpoint}/{kind}") for kind in ("chat/completions", "completions", "embeddings")
         }
@@ -61,12 +63,15 @@ class Endpoint:
 
     async def send(self, kind: str, body: bytes) -> dict[str, Any]:
         """The endpoint's JSON answer; raises UpstreamError and its kinds."""
+        self._begin()
         try:
             response = await self._post(kind, body)
             async with response:
                 raw = await self._read(response)
         except _FAILURES as error:
             raise self._failure(error) from None
+        finally:
+            self._end()
         try:
             answer = orjson.loads(raw)
         except orjson.JSONDecodeError:
@@ -80,6 +85,7 @@ class Endpoint:
     @asynccontextmanager
     async def stream(self, kind: str, body: bytes) -> AsyncIterator[AsyncIterator[bytes]]:
         """The endpoint's streamed answer as chunks of bytes as they come; raises UpstreamError and its kinds."""
+        self._begin()
         try:
             response = await self._post(kind, body)
             async with response:
@@ -88,10 +94,23 @@ class Endpoint:
                 yield response.content.iter_any()
         except _FAILURES as error:
             raise self._failure(error) from None
+        finally:
+            self._end()
 
-    async def close(self) -> None:
-        """Close its connections."""
+    async def close(self, *, when_idle: bool = False) -> None:
+        """Close its connections; with `when_idle` once the last call under way has ended."""
+        if when_idle:
+            await self._idle.wait()
         await self._session.close()
+
+    def _begin(self) -> None:
+        self._under_way += 1
+        self._idle.clear()
+
+    def _end(self) -> None:
+        self._under_way -= 1
+        if not self._under_way:
+            self._idle.set()
 
     async def _post(self, kind: str, body: bytes) -> aiohttp.ClientResponse:
         """A response whose status is 200."""
@@ -145,15 +164,31 @@ class Upstreams:
     def __init__(self, models: Sequence[ModelSettings], max_response_bytes: int) -> None:
         self._models, self._max_response_bytes = tuple(models), max_response_bytes
         self._endpoints: dict[str, Endpoint] = {}
+        self._leaving: dict[asyncio.Task[None], Endpoint] = {}
 
     async def __aenter__(self) -> Self:
-        self._endpoints = {model.name: Endpoint(model, self._max_response_bytes) for model in self._models}
+        for model in self._models:
+            self.open(model)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await asyncio.gather(*(endpoint.close() for endpoint in self._endpoints.values()))
+        endpoints = (*self._endpoints.values(), *self._leaving.values())
+        await asyncio.gather(*(endpoint.close() for endpoint in endpoints))
+        for task in self._leaving:
+            task.cancel()
+
+    def open(self, model: ModelSettings) -> None:
+        """Take calls for one more model from now on."""
+        self._endpoints[model.name] = Endpoint(model, self._max_response_bytes)
+
+    def retire(self, name: str) -> None:
+        """Take no more calls for a model; those under way finish."""
+        endpoint = self._endpoints.pop(name)
+        task = asyncio.create_task(endpoint.close(when_idle=True))
+        self._leaving[task] = endpoint
+        task.add_done_callback(self._leaving.pop)
 
     def __getitem__(self, name: str) -> Endpoint:
         return self._endpoints[name]

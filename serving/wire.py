@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 import orjson
 
-from bandit.types import Prompt
+from bandit.types import Prompt, RequestLimits
 from serving.errors import InvalidRequest
+from serving.request_headers import NO_LIMITS, Hints
 
 __all__ = [
     "Call",
@@ -45,6 +46,7 @@ class Call:
     stream: bool
     wants_usage: bool
     prompt: Prompt
+    limits: RequestLimits = NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,20 +73,20 @@ def parse_body(raw: bytes) -> dict[str, Any]:
     return body
 
 
-def parse_call(kind: Kind, body: dict[str, Any], category: str | None, max_messages: int) -> Call:
-    """The request in `body`, checked as far as routing reads it."""
+def parse_call(kind: Kind, body: dict[str, Any], hints: Hints, max_messages: int) -> Call:
+    """The request in `body`, checked as far as routing reads it, with what its caller said beside it."""
     stream = _boolean(body, "stream")
     options = body.get("stream_options")
     if options is not None and not isinstance(options, dict):
         raise InvalidRequest("must be an object", "stream_options")
     if kind == "chat/completions":
-        prompt = _chat_prompt(body, category, max_messages)
+        prompt = _chat_prompt(body, hints, max_messages)
     else:
         if stream and kind == "embeddings":
             raise InvalidRequest("embeddings cannot be streamed", "stream")
-        prompt = _text_prompt(body, "prompt" if kind == "completions" else "input", category, max_messages)
+        prompt = _text_prompt(body, "prompt" if kind == "completions" else "input", hints, max_messages)
     wants_usage = bool(options and options.get("include_usage"))
-    return Call(kind, model_name(body), body, stream, wants_usage, prompt)
+    return Call(kind, model_name(body), body, stream, wants_usage, prompt, hints.limits)
 
 
 def model_name(body: Mapping[str, Any]) -> str:
@@ -189,7 +191,7 @@ def _dumped(value: dict[str, Any]) -> bytes:
         raise ValueError(str(error)) from None
 
 
-def _chat_prompt(body: Mapping[str, Any], category: str | None, max_messages: int) -> Prompt:
+def _chat_prompt(body: Mapping[str, Any], hints: Hints, max_messages: int) -> Prompt:
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise InvalidRequest("must be a non-empty list of messages", "messages")
@@ -211,21 +213,36 @@ def _chat_prompt(body: Mapping[str, Any], category: str | None, max_messages: in
             last = text
         elif role in ("system", "developer"):
             system = True
-    tools = body.get("tools")
-    if tools is not None and not isinstance(tools, list):
-        raise InvalidRequest("must be a list", "tools")
+    tools, tools_length = _tools(body)
     response_format = body.get("response_format")
     if response_format is not None and not isinstance(response_format, dict):
         raise InvalidRequest("must be an object", "response_format")
     return Prompt(
         text=last,
-        input_tokens=characters // _CHARACTERS_PER_TOKEN,
+        input_tokens=(characters + tools_length) // _CHARACTERS_PER_TOKEN,
         turns=turns,
         has_system=system,
-        tools=len(tools or ()),
+        tools=tools,
         json_mode=bool(response_format and str(response_format.get("type", "")).startswith("json")),
-        category=category,
+        category=hints.category,
+        vector=hints.vector,
     )
+
+
+def _tools(body: Mapping[str, Any]) -> tuple[int, int]:
+    """How many tools, and their length as text: they are sent, and paid for, like any; in function calling most of it.
+
+    What cannot be passed on has length 0 here, and is refused by `upstream_body`.
+    """
+    tools = body.get("tools")
+    if not tools and (tools is None or isinstance(tools, list)):
+        return 0, 0
+    if not isinstance(tools, list):
+        raise InvalidRequest("must be a list", "tools")
+    try:
+        return len(tools), len(orjson.dumps(tools))
+    except orjson.JSONEncodeError:
+        return len(tools), 0
 
 
 def _content_text(content: Any, param: str) -> str:
@@ -245,7 +262,7 @@ def _content_text(content: Any, param: str) -> str:
     return "\n".join(texts)
 
 
-def _text_prompt(body: Mapping[str, Any], field: str, category: str | None, max_items: int) -> Prompt:
+def _text_prompt(body: Mapping[str, Any], field: str, hints: Hints, max_items: int) -> Prompt:
     value = body.get(field)
     items = value if isinstance(value, list) else [value]
     sound = all(isinstance(item, (str, int, list)) and not isinstance(item, bool) for item in items)
@@ -260,7 +277,8 @@ def _text_prompt(body: Mapping[str, Any], field: str, category: str | None, max_
         text=texts[-1] if texts else "",
         input_tokens=tokens + sum(map(len, texts)) // _CHARACTERS_PER_TOKEN,
         turns=1 if tokens_given else len(items),
-        category=category,
+        category=hints.category,
+        vector=hints.vector,
     )
 
 

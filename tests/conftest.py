@@ -313,6 +313,13 @@ class HeldStore:
     def read(self, after_seq: int, limit: int) -> list[Any]:
         return [event for event in self.committed if event.seq > after_seq][:limit]
 
+    def without_feedback(self, after: Any, up_to_ts: float, limit: int) -> Any:
+        graded = {event.decision_id for event in self.committed if event.kind == "feedback"}
+        outcomes = sorted((e.ts, e.seq, e.decision_id) for e in self.committed if e.kind == "outcome")
+        due = [row for row in outcomes if row[:2] > after and row[0] <= up_to_ts][:limit]
+        found = dict.fromkeys(name for _, _, name in due if name not in graded)
+        return list(found), (due[-1][:2] if due else after)
+
     def save_snapshot(self, payload: bytes) -> asyncio.Future[None]:
         from serving.store import StoreFull
 

@@ -20,7 +20,7 @@ SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).glob(
 BANDIT = [path for path in SOURCES if path.parent.name == "bandit"]
 MAX_LINES = 400
 MAX_PUBLIC_NAMES = 16  # `__all__`: the house asks for about six; a tree of errors or a module of values has more
-BANDIT_MAY_IMPORT = {"bandit", "numpy", "scipy", "river"}
+BANDIT_MAY_IMPORT = {"bandit", "numpy", "scipy", "river", "safetensors", "tokenizers"}  # the last two: an extra's
 BANDIT_MUST_NOT_USE = {"asyncio", "socket", "http", "urllib", "random", "time", "sqlite3", "subprocess", "threading"}
 
 
@@ -94,7 +94,7 @@ def test_randomness_is_an_argument(path):
 def test_one_place_constructs_what_lives_long():
     """Only `serving.app` makes stores, logs, learners, desks, handlers and applications; tests may, too."""
     made = re.compile(
-        r"(?<![\w.])(SqliteStore|AnalyticalLog|Learner|FeedbackDesk|Handlers|Routing|Upstreams|Admission)\("
+        r"(?<![\w.])(SqliteStore|AnalyticalLog|Learner|FeedbackDesk|AdminDesk|Handlers|Routing|Upstreams|Admission)\("
     )
     makers = {short(path) for path in SOURCES if path.parent.name == "serving" and made.search(_code(path))}
     assert makers <= {"serving/app.py"}
@@ -162,7 +162,8 @@ def test_the_readme_names_every_route(readme):
     from serving.handlers import Handlers
 
     routes = Handlers.routes(Handlers.__new__(Handlers))
-    assert missing(readme, sorted({route.path for route in routes})) == []
+    paths = {re.sub(r":[^}]+}", "}", route.path) for route in routes}  # without what a name may look like
+    assert missing(readme, sorted(paths)) == []
 
 
 def test_the_readme_names_every_metric(readme):
@@ -185,7 +186,7 @@ def test_the_readme_names_every_command(readme):
 
 def test_the_readme_names_every_header(readme):
     """Those read and those written."""
-    text = (ROOT / "serving" / "handlers.py").read_text()
+    text = "".join(path.read_text() for path in SOURCES if path.parent.name == "serving")
     headers = sorted(set(re.findall(r"x-pointsman-[a-z-]+", text)))
     assert len(headers) >= 8
     assert missing(readme, headers) == []

@@ -287,6 +287,54 @@ async def test_seqs_go_on_after_everything_was_pruned_and_the_store_reopened(ope
     assert [e.seq for e in again.read(0, 10)] == [11]
 
 
+async def test_decisions_without_feedback_come_by_the_time_of_their_outcome(open_store):
+    store = open_store()
+    await store.append(
+        [
+            event(1, "decision", "graded", 1.0),
+            event(2, "outcome", "graded", 2.0),
+            event(3, "outcome", "late", 9.0),
+            event(4, "outcome", "bare", 3.0),
+            event(5, "feedback", "graded", 4.0),
+            event(6, "decision", "unanswered", 5.0),
+            event(7, "outcome", "same time", 3.0),
+        ]
+    )
+    assert store.without_feedback((0.0, 0), 10.0, 100) == (["bare", "same time", "late"], (9.0, 3))
+    assert store.without_feedback((0.0, 0), 3.0, 100) == (["bare", "same time"], (3.0, 7))  # 3.0 itself is due
+    assert store.without_feedback((0.0, 0), 1.0, 100) == ([], (0.0, 0))
+    assert store.without_feedback((3.0, 4), 10.0, 100) == (["same time", "late"], (9.0, 3))
+    assert store.without_feedback((9.0, 3), 10.0, 100) == ([], (9.0, 3))
+
+
+async def test_looking_for_missing_feedback_goes_on_where_it_stopped(open_store):
+    """Also over a stretch in which everything has feedback: what was looked at counts, not what was found."""
+    store = open_store()
+    await store.append([event(n, "outcome", f"d{n}", float(n)) for n in range(1, 11)])
+    await store.append([event(n, "feedback", f"d{n}", 20.0) for n in range(1, 8)])
+    found, at, steps = [], (0.0, 0), 0
+    while (answer := store.without_feedback(at, 100.0, 3))[1] != at:
+        found, at, steps = found + answer[0], answer[1], steps + 1
+    assert (found, steps) == (["d8", "d9", "d10"], 4)
+
+
+async def test_a_decision_with_several_outcomes_is_named_once(open_store):
+    store = open_store()
+    await store.append([event(n, "outcome", "fallen back", 1.0) for n in range(3)])
+    assert store.without_feedback((0.0, 0), 1.0, 100) == (["fallen back"], (1.0, 3))
+
+
+async def test_only_committed_outcomes_lack_feedback(open_store):
+    store = open_store()
+    written = store.append([event(1, "outcome", "x", 1.0)])
+    assert store.without_feedback((0.0, 0), 9.0, 10) == ([], (0.0, 0))
+    await written
+    store.append_nowait([event(2, "feedback", "x", 2.0)])
+    assert store.without_feedback((0.0, 0), 9.0, 10)[0] == ["x"]
+    await store.flush()
+    assert store.without_feedback((0.0, 0), 9.0, 10) == ([], (1.0, 1))
+
+
 async def test_the_store_agrees_with_a_list_over_a_random_history(open_store):
     """Appends, snapshots, prunings and reopenings in any order give what a plain list gives."""
     chance = random.Random(20240811)

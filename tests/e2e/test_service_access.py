@@ -13,6 +13,9 @@ CLOSED = [
     ("POST", "/v1/route"),
     ("POST", "/outcome"),
     ("POST", "/reward"),
+    ("GET", "/admin/models"),
+    ("POST", "/admin/models"),
+    ("DELETE", "/admin/models/{name:.+}"),
 ]
 OPEN = [("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics")]
 WRONG = [

@@ -70,7 +70,8 @@ def test_best_arm_probabilities_follow_their_arms_when_arms_are_reordered(poster
     order = list(range(len(mean)))
     random.shuffle(order)
     p = best_arm_probabilities(mean, sd, compliance)
-    np.testing.assert_allclose(best_arm_probabilities(mean[order], sd[order], compliance[order]), p[order], atol=1e-9)
+    # the quadrature places its nodes by the order of arms; its stated error is 0.001
+    np.testing.assert_allclose(best_arm_probabilities(mean[order], sd[order], compliance[order]), p[order], atol=1e-3)
 
 
 @given(beliefs(), st.floats(-100, 100), st.floats(0.01, 100))
@@ -166,7 +167,10 @@ def histories(draw):
 @given(histories(), st.sampled_from([None, 3.0, 50.0, 5000.0]))
 @law
 def test_increments_equal_the_batch(history, half_life):
-    """Relative to the numbers' size the sums are exact to rounding; A is no worse conditioned than 40·9·6/1 + 50."""
+    """Relative to the numbers' size the sums are exact to rounding; A is no worse conditioned than 40·9·6/1 + 50.
+
+    One arm's slopes have the prior variance of its own deviation plus that of what all arms share.
+    """
     x, y, made, arrived = history
     prior = HeadPrior(0.5, noise_sd=0.4)
     d = x.shape[1]
@@ -177,8 +181,9 @@ def test_increments_equal_the_batch(history, half_life):
     now = int(arrived[-1])
     h.settle(now)
     w = np.ones(len(y)) if half_life is None else 0.5 ** ((now - made) / half_life)
-    precision = np.diag([1.0] + [50.0] * (d - 1)) + (x.T * w) @ x
-    theta = np.linalg.solve(precision, x.T @ (w * (y - 0.5)))
+    both = np.diag([1.0] + [1 / (1 / prior.slope_precision + 1 / prior.shared_precision)] * (d - 1))
+    theta = np.linalg.solve(both + (x.T * w) @ x, x.T @ (w * (y - 0.5)))
+    precision = np.diag([1.0] + [prior.slope_precision] * (d - 1)) + (x.T * w) @ x
     mean, variance, noise = (part[0, 0] for part in h.predict(x[0], now))
     assert abs(mean - (0.5 + theta @ x[0])) < 1e-8
     np.testing.assert_allclose(variance / noise, x[0] @ np.linalg.solve(precision, x[0]), rtol=1e-8)
@@ -221,7 +226,7 @@ def test_every_decision_is_sound_and_replaying_the_log_rebuilds_the_pool(events,
         d = pool.decide(Prompt("text", category=category), rng, decision_id=str(i), ts=0.0)
         assert is_distribution(d.probabilities)
         assert d.propensity == d.probabilities[d.arms.index(d.chosen)] > 0
-        pool.advance()
+        pool.advance(d)
         outcome = Outcome(d.decision_id, 0.0, d.chosen, status, latency_s, output_tokens=10, cost_usd=0.002)
         changes = pool.apply_outcome(d, outcome)
         log += [("outcome", d, outcome), *(("reset", c) for c in changes if isinstance(c, DriftReset))]
@@ -233,7 +238,7 @@ def test_every_decision_is_sound_and_replaying_the_log_rebuilds_the_pool(events,
     twin = new_pool()
     for kind, *event in log:
         if kind == "outcome":
-            twin.advance()
+            twin.advance(event[0])
             twin.apply_outcome(*event, replay=True)
         elif kind == "feedback":
             twin.apply_feedback(*event, replay=True)
@@ -254,7 +259,6 @@ def test_features_are_finite_and_the_same_every_time(text, category):
     assert x[0] == 1.0
     assert (np.abs(x) < 5).all()  # a projected unit vector and small facts
     np.testing.assert_array_equal(FEATURES.extract(prompt).x, x)
-    np.testing.assert_array_equal(FEATURES.check(x.tolist()), x)
 
 
 FEATURES = Features()

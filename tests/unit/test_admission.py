@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.admission import Admission, Principal
-from serving.errors import Unauthorized
+from serving.errors import Forbidden, Unauthorized
 from serving.settings import AuthSettings
 
 KEYS = [
@@ -71,3 +71,40 @@ def test_the_refusal_says_nothing_about_keys(admission):
         with pytest.raises(Unauthorized) as refused:
             admission.admit(authorization)
         assert "first-key" not in str(refused.value)
+
+
+def test_only_the_admin_key_is_the_operators(admission):
+    assert admission.admit_admin("Bearer admin-key-3", "evil.example", "https://evil.example") == Principal("admin")
+    with pytest.raises(Forbidden, match=r"send auth\.admin_key"):
+        admission.admit_admin("Bearer first-key-1", "127.0.0.1", None)
+    with pytest.raises(Unauthorized):
+        admission.admit_admin("Bearer nobodys-key", "127.0.0.1", None)
+    with pytest.raises(Forbidden, match=r"has no auth\.admin_key"):
+        Admission(AuthSettings.model_validate({"keys": KEYS})).admit_admin("Bearer first-key-1", "localhost", None)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1:8080", "localhost:8080", "LOCALHOST", "[::1]:8080", "[::1]"])
+def test_an_open_service_is_operated_from_its_own_machine(host):
+    assert Admission(None).admit_admin(None, host, None) == Principal()
+    assert Admission(None).admit_admin(None, host, f"http://{host}") == Principal()
+
+
+@pytest.mark.parametrize(
+    ("host", "origin"),
+    [
+        ("evil.example:8080", None),
+        ("evil.example:8080", "http://evil.example:8080"),
+        ("127.0.0.1:8080", "https://evil.example"),
+        ("127.0.0.1:8080", "http://127.0.0.1:3000"),
+        ("127.0.0.1:8080", "null"),
+        ("127.0.0.1:8080", ""),
+        ("127.0.0.1.evil.example", None),
+        ("127.0.0.1@evil.example", None),
+        ("192.0.2.1:8080", None),
+        ("[::1", None),
+        ("", None),
+    ],
+)
+def test_an_open_service_takes_no_orders_from_other_sites_pages(host, origin):
+    with pytest.raises(Forbidden):
+        Admission(None).admit_admin(None, host, origin)

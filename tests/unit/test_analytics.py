@@ -19,6 +19,7 @@ import pytest
 from bandit.types import Context, Decision
 from serving import analytics
 from serving.analytics import AnalyticalLog
+from serving.records import model_event
 from serving.sqlite_store import SqliteStore
 from serving.store import Event
 
@@ -367,7 +368,7 @@ async def test_a_newer_schema_is_left_alone(path, store, log):
         connection.execute("UPDATE schema_version SET version = version + 1")
     await store.append(outcomes(1))
     assert await log.flush() == 0
-    assert "schema is version 2 and this program knows up to 1; upgrade" in log.last_error
+    assert "schema is version 3 and this program knows up to 2; upgrade" in log.last_error
     assert counts(path) == (0, 0, 0)
 
 
@@ -447,3 +448,38 @@ async def test_a_path_with_a_quote_works(tmp_path, store):
     assert await log.flush() == 2
     assert counts(path) == (2, 2, 2)
     await log.close()
+
+
+async def test_a_file_of_the_first_version_is_brought_up_to_date(path, store, log):
+    """It had no column for what a budget withheld, since nothing was; its rows stay, and say so."""
+    made = [decision(number, np.random.default_rng(1)) for number in range(3)]
+    events = [Event("decision", d.decision_id, d.ts, dumps(d.to_row() | {"withheld_usd": 0.25})) for d in made]
+    await store.append(events[:1])
+    await log.flush()
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("ALTER TABLE decisions DROP COLUMN withheld_usd")
+        connection.execute("UPDATE schema_version SET version = 1")
+    await store.append(events[1:])
+    reopened = AnalyticalLog(path, store)
+    assert await reopened.flush() == 2
+    await reopened.close()
+    assert query(path, "FROM schema_version") == [(analytics.SCHEMA_VERSION,)]
+    rows = query(path, "SELECT decision_id, pacer_multiplier, infeasible, withheld_usd FROM decisions ORDER BY seq")
+    assert rows == [
+        (d.decision_id, d.pacer_multiplier, d.infeasible, withheld)
+        for d, withheld in zip(made, (0.0, 0.25, 0.25), strict=True)
+    ]
+
+
+async def test_models_that_come_and_go_are_changes_of_standing(path, store, log):
+    """Without what a replay needs: a definition is no column."""
+    added = model_event("model_added", None, "new", definition={"name": "new"}, by="admin")
+    joined = model_event("model_added", "auto", "new", accuracy=0.5, samples=3)
+    left = model_event("model_removed", "auto", "new")
+    await store.append([added, joined, left])
+    assert (await log.flush(), log.rejected_events) == (3, 0)
+    assert query(path, "SELECT seq, pool, model, reason, to_state FROM filter_events ORDER BY seq") == [
+        (1, None, "new", "added", None),
+        (2, "auto", "new", "added", None),
+        (3, "auto", "new", "removed", None),
+    ]

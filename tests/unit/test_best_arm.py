@@ -9,7 +9,7 @@ import pytest
 from scipy.integrate import quad
 from scipy.stats import norm
 
-from bandit.propensity import best_arm_probabilities
+from bandit.propensity import _below, best_arm_probabilities
 
 TOLERANCE = 1e-3  # the error the function states for its quadrature
 
@@ -29,7 +29,7 @@ def integral(mean, sd):
     return np.array(p)
 
 
-@pytest.mark.parametrize("k", [1, 2, 3, 7, 20])
+@pytest.mark.parametrize("k", [1, 2, 3, 7, 20, 24, 25, 50, 200, 2000])
 @pytest.mark.parametrize("sd", [0.0, 1e-6, 0.3, 50.0])
 def test_equal_arms_share_equally(k, sd):
     np.testing.assert_allclose(best_arm_probabilities(np.full(k, 0.4), np.full(k, sd)), 1 / k, atol=1e-12)
@@ -72,10 +72,49 @@ def test_arms_without_width_are_compared_by_their_means():
         np.testing.assert_allclose(best_arm_probabilities(np.array(mean), np.zeros(3)), expected, atol=1e-8)
 
 
-def test_an_arm_far_below_twenty_others_has_probability_zero_and_no_nan():
-    p = best_arm_probabilities(np.array([-1e6] + [0.5] * 19), np.array([1e-3] * 20))
+@pytest.mark.parametrize("k", [20, 60])
+def test_an_arm_far_below_the_others_has_probability_zero_and_no_nan(k):
+    p = best_arm_probabilities(np.array([-1e6] + [0.5] * (k - 1)), np.array([1e-3] * k))
     assert p[0] == pytest.approx(0.0, abs=1e-12)
-    np.testing.assert_allclose(p[1:], 1 / 19, atol=1e-9)
+    np.testing.assert_allclose(p[1:], 1 / (k - 1), atol=1e-9)
+
+
+@pytest.mark.parametrize("k", [1, 5, 23, 24, 50, 199, 999])
+@pytest.mark.parametrize(
+    ("mean", "sd", "others_sd"),
+    [(0.6, 0.2, 0.05), (0.6, 0.01, 0.2), (0.55, 0.1, 1e-3), (0.5, 1.0, 0.1), (0.5, 0.1, 1e-5), (0.9, 0.1, 0.1)],
+)
+@pytest.mark.parametrize("place", [0, -1])
+def test_one_arm_against_equal_ones_agrees_with_adaptive_integration(k, mean, sd, others_sd, place):
+    """A cold start beside one arm that is known: ∫ φ(z) Φ((μ + s·z − ½)/s')^k dz."""
+
+    def integrand(z):
+        return norm.pdf(z) * norm.cdf((mean + sd * z - 0.5) / others_sd) ** k
+
+    steps = [float(np.clip((0.5 + quantiles * others_sd - mean) / sd, -8.9, 8.9)) for quantiles in (0, 2, 4)]
+    expected = quad(integrand, -9, 9, points=sorted(steps), limit=500)[0]
+    means, sds = np.full(k + 1, 0.5), np.full(k + 1, others_sd)
+    means[place], sds[place] = mean, sd
+    p = best_arm_probabilities(means, sds)
+    assert p[place] == pytest.approx(expected, abs=TOLERANCE)
+    np.testing.assert_allclose(np.delete(p, place % (k + 1)), (1 - expected) / k, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("k", [10, 25, 50, 200])
+@pytest.mark.parametrize("sd", [0.0, 1e-6])
+def test_a_ladder_of_narrow_arms_by_hand(k, sd):
+    """Arm i of 1 … k, each above the last, takes part with 1/i: it is the best with 1/i · ∏_{j>i} (j−1)/j = 1/k."""
+    mean = np.random.default_rng(k).permutation(k)
+    p = best_arm_probabilities(mean / k, np.full(k, sd), 1.0 / (mean + 1.0))
+    np.testing.assert_allclose(p, 1 / k, atol=TOLERANCE / 5)
+
+
+def test_the_distribution_function_is_within_its_stated_error_and_never_falls():
+    z = np.concatenate([np.linspace(-12, 12, 100_001), [1e3, 1e9]])
+    below = 2 * _below(np.zeros(1), np.ones(1), np.ones(1), z)[0]
+    np.testing.assert_allclose(below, norm.cdf(z), atol=2e-6)
+    assert np.diff(below).min() > -1e-15
+    assert below.min() >= 0
 
 
 def mixture(mean, sd, compliance):

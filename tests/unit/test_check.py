@@ -95,7 +95,10 @@ def test_warnings_come_last_with_their_paths() -> None:
     [
         ({"kind": "fixed", "model": "one"}, "fixed, model one, half-life"),
         ({"kind": "uniform", "half_life_requests": None, "seed": 7}, "uniform, never forgets, seed 7"),
-        ({"kind": "thompson_context_free"}, "thompson_context_free, floor 0.01, half-life"),
+        ({"kind": "thompson_context_free"}, "thompson_context_free, floor 0.01, scale 0.4, half-life"),
+        ({"kind": "weighted", "weights": {"one": 90}}, "weighted, one 90, half-life"),
+        ({"kind": "squarecb"}, "squarecb, gamma scale 10, exponent 0.5, floor 0.01"),
+        ({"kind": "linucb", "alpha": 2.0}, "linucb, alpha 2, floor 0.01, slope precision 75, half-life"),
     ],
 )
 def test_a_policy_shows_only_what_it_uses(policy: dict[str, object], text: str) -> None:

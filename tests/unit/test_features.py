@@ -15,9 +15,9 @@ from bandit.errors import InvalidInput
 from bandit.features import MAX_DIMENSION
 
 ROOT = Path(__file__).parents[2]
-PLAIN = Features(["code", "math"], text=False)  # intercept, 7 facts, 2 categories
-HASHED = Features()
-CATEGORIES_AT = 1 + 16 + 7
+PLAIN = Features(["code", "math"], text=None)  # intercept, 7 facts, 2 categories
+HASHED = Features()  # intercept, 7 facts, 24 hashed categories
+TEXT = Features([])  # intercept, 16 components of the text, 7 facts
 
 
 def test_every_fact_stands_where_the_layout_says():
@@ -31,27 +31,42 @@ def test_every_fact_stands_where_the_layout_says():
 
 
 def test_an_empty_prompt_is_the_intercept_and_its_one_turn():
-    expected = np.zeros(32)
+    expected = np.zeros(24)
     expected[0], expected[1 + 16 + 1] = 1.0, log(2) / 3
-    np.testing.assert_allclose(HASHED.extract(Prompt()).x, expected, rtol=1e-6)
+    np.testing.assert_allclose(TEXT.extract(Prompt()).x, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("n", range(25))
-def test_text_gives_way_so_that_the_dimension_never_passes_32(n):
+@pytest.mark.parametrize("n", [0, 1, 24, 56])
+def test_text_is_projected_where_there_is_no_category_to_go_by(n):
     names = [f"c{i}" for i in range(n)]
-    with_text, without = Features(names), Features(names, text=False)
-    assert with_text.dimension == min(MAX_DIMENSION, 1 + 16 + 7 + n)
+    with_text, without = Features(names), Features(names, text=None)
+    assert with_text.dimension == 1 + 7 + n + (16 if n == 0 else 0)
     assert without.dimension == 1 + 7 + n
     x = with_text.extract(Prompt("some text", category=names[-1] if n else None)).x
     assert x.shape == (with_text.dimension,)
+    assert x[1:17].any()
     if n:
         assert x[-1] == 1.0
 
 
-def test_too_many_or_equal_categories_are_refused():
-    for names in ([f"c{i}" for i in range(25)], ["a", "a"]):
-        with pytest.raises(InvalidInput, match="categories"):
-            Features(names)
+def test_facts_and_projected_text_need_ten_times_the_evidence_of_a_category():
+    assert TEXT.precision_scale.tolist() == [1.0] + [10.0] * 23
+    assert PLAIN.precision_scale.tolist() == [1.0] + [10.0] * 7 + [1.0] * 2
+    clustered = Features(["a"], clusters=np.eye(3, 512, dtype=np.float32), vector=2)
+    assert clustered.precision_scale.tolist() == [1.0] * 4 + [10.0] * 7 + [1.0] * 3
+
+
+def test_layouts_wider_than_64_and_equal_names_are_refused():
+    assert MAX_DIMENSION == 64
+    for make in (
+        lambda: Features([f"c{i}" for i in range(57)]),
+        lambda: Features(["a", "a"]),
+        lambda: Features([], vector=57),
+        lambda: Features([], vector=-1),
+        lambda: Features([], clusters=np.eye(57, 512, dtype=np.float32)),
+    ):
+        with pytest.raises(InvalidInput, match="features"):
+            make()
 
 
 def test_named_categories_are_one_hot_and_others_are_none():
@@ -63,25 +78,25 @@ def test_named_categories_are_one_hot_and_others_are_none():
     ]
 
 
-def test_without_names_a_category_is_hashed_to_one_of_eight_columns():
+def test_without_names_a_category_is_hashed_to_one_of_24_columns():
     columns = set()
-    for i in range(200):
-        tail = HASHED.extract(Prompt(category=f"task {i}")).x[CATEGORIES_AT:]
-        assert tail.shape == (8,)
-        assert sorted(tail) == [0] * 7 + [1]
+    for i in range(400):
+        tail = HASHED.extract(Prompt(category=f"task {i}")).x[8:]
+        assert tail.shape == (24,)
+        assert sorted(tail) == [0] * 23 + [1]
         columns.add(int(tail.argmax()))
-    assert columns == set(range(8))
-    assert not HASHED.extract(Prompt(category=None)).x[CATEGORIES_AT:].any()
+    assert columns == set(range(24))
+    assert not HASHED.extract(Prompt(category=None)).x[8:].any()
 
 
 def test_the_version_names_the_layout():
-    versions = [f.version for f in (HASHED, PLAIN, Features(["math", "code"], text=False), Features(text=False))]
-    assert len(set(versions)) == 4
+    versions = [f.version for f in (HASHED, TEXT, PLAIN, Features(["math", "code"]), Features([], text=None))]
+    assert len(set(versions)) == 5
     assert Features().version == HASHED.version
 
 
 def test_text_with_one_repeated_trigram_has_one_direction_however_long():
-    short, long = (HASHED.extract(Prompt(text)).x[1:17] for text in ("aaa", "a" * 500))
+    short, long = (TEXT.extract(Prompt(text)).x[1:17] for text in ("aaa", "a" * 500))
     np.testing.assert_allclose(short, long, rtol=1e-5)
     assert short.any()
 
@@ -90,13 +105,13 @@ def test_the_projection_keeps_lengths_on_average():
     """The mean of n=400 squared lengths is 1 ± 4·√(2/16)/√400 = ±0.071 if rows are Gaussian of variance 1/16."""
     letters = [chr(97 + i) for i in range(20)]
     texts = [3 * a + 3 * b for a in letters for b in letters]
-    squares = [float((HASHED.extract(Prompt(t)).x[1:17] ** 2).sum()) for t in texts]
+    squares = [float((TEXT.extract(Prompt(t)).x[1:17] ** 2).sum()) for t in texts]
     assert abs(np.mean(squares) - 1.0) < 0.071
 
 
 def test_prompts_alike_have_smaller_angles_than_prompts_unlike():
     def direction(text):
-        v = HASHED.extract(Prompt(text)).x[1:17]
+        v = TEXT.extract(Prompt(text)).x[1:17]
         return v / np.linalg.norm(v)
 
     a = direction("Solve the quadratic equation x^2 + 3x + 2 = 0 for x.")
@@ -122,9 +137,9 @@ def test_only_the_first_and_last_2048_characters_of_a_long_text_are_read():
     start, end = "abc" * 682 + "xy", "d" * 2048
     assert len(start) == 2048
     long = start + "```def class ü" * 700_000 + end  # about 10 MB
-    np.testing.assert_array_equal(HASHED.extract(Prompt(long)).x, HASHED.extract(Prompt(start + end)).x)
+    np.testing.assert_array_equal(TEXT.extract(Prompt(long)).x, TEXT.extract(Prompt(start + end)).x)
     other = start[:-1] + "é" + long[2048:]
-    assert (HASHED.extract(Prompt(other)).x != HASHED.extract(Prompt(long)).x).any()
+    assert (TEXT.extract(Prompt(other)).x != TEXT.extract(Prompt(long)).x).any()
 
 
 @pytest.mark.parametrize(
@@ -132,7 +147,7 @@ def test_only_the_first_and_last_2048_characters_of_a_long_text_are_read():
     [("", 0.0), ("a", 0.0), ("😀", 1.0), ("a😀", 0.8), ("\0\0\0\0", 0.0), ("\ud800abc", 0.0), ("\udfff", 0.0)],
 )
 def test_odd_text_gives_finite_features(text, share):
-    x = HASHED.extract(Prompt(text, category=text)).x
+    x = TEXT.extract(Prompt(text, category=text)).x
     assert np.isfinite(x).all()
     assert x[1 + 16 + 6] == pytest.approx(share)
     assert x[1:17].any() == (len(text.encode("utf-8", "replace")) >= 3)
@@ -142,32 +157,3 @@ def test_odd_text_gives_finite_features(text, share):
 def test_a_prompt_with_a_negative_count_is_refused(field):
     with pytest.raises(InvalidInput, match=field):
         Prompt("x", **{field: -1})
-
-
-def test_check_takes_a_callers_own_vector():
-    x = PLAIN.check([1, *range(9)])
-    assert x.dtype == np.float32
-    assert list(x) == [1, *range(9)]
-
-
-@pytest.mark.parametrize(
-    "x",
-    [
-        [1.0] * 9,
-        [1.0] * 11,
-        [[1.0] * 10],
-        [],
-        [1.0] * 9 + [float("nan")],
-        [1.0] * 9 + [float("inf")],
-        [1.0] * 9 + [1e300],
-        [1.0] * 9 + [1e30],  # one such vector would wipe out an arm's other evidence
-        [0.0] * 10,  # the intercept must be 1: the context-free model is read off it
-        ["a"] * 10,
-        [None] * 10,
-        [1.0] * 9 + [[1.0]],
-        [1.0] * 9 + [10**400],
-    ],
-)
-def test_check_refuses_other_shapes_and_values(x):
-    with pytest.raises(InvalidInput, match="context"):
-        PLAIN.check(x)

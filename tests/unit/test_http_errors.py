@@ -17,8 +17,10 @@ from serving.errors import (
     CallerGone,
     Conflict,
     ExpiredDecision,
+    Forbidden,
     InvalidFields,
     InvalidRequest,
+    LimitsNotMet,
     NothingFeasible,
     ServiceError,
     Unauthorized,
@@ -45,8 +47,10 @@ CASES = [
     (InvalidRequest("bad", "x", "why"), 400, "invalid_request_error", "x", "why"),
     (InvalidFields([{"param": "x", "message": "bad"}]), 422, "invalid_request_error", "x", "invalid_field"),
     (Unauthorized("no"), 401, "authentication_error", None, "invalid_api_key"),
+    (Forbidden("no"), 403, "permission_error", None, "admin_only"),
     (UnknownModel("autp", ["auto"]), 404, "invalid_request_error", "model", "model_not_found"),
     (NothingFeasible("none"), 503, "service_unavailable_error", None, "no_feasible_model"),
+    (LimitsNotMet("auto", {"a": 0.5, "b": None}), 422, "invalid_request_error", None, "limits_not_met"),
     (UnknownDecision("pm-1"), 404, "invalid_request_error", "decision_id", "decision_not_found"),
     (ExpiredDecision("pm-1", 60), 410, "invalid_request_error", "decision_id", "decision_expired"),
     (Conflict("other", {"quality": 1.0}), 409, "invalid_request_error", None, "conflicting_record"),
@@ -175,7 +179,7 @@ async def test_operators_need_a_key_unless_only_this_machine_can_ask_or_the_conf
     auth = AuthSettings.model_validate({"keys": [{"key": "first-key-1", "user": "ada"}]})
     settings = ServerSettings(host=host, metrics_public=public)
     metrics, learner = Metrics(), _Healthy()
-    handlers = Handlers(settings, Admission(auth), None, None, learner=learner, metrics=metrics)
+    handlers = Handlers(settings, Admission(auth), None, None, admin=None, learner=learner, metrics=metrics)
     handlers.ready = True
     app = web.Application(middlewares=[error_middleware(metrics, 10)])
     app.add_routes(handlers.routes())

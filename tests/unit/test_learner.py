@@ -10,8 +10,11 @@ import pytest
 
 from bandit import Feedback, Outcome, Prompt
 from bandit.posterior import LATENCY, QUALITY
+from bandit.types import RequestLimits
 from serving.admission import Principal
-from serving.errors import NothingFeasible, Unavailable
+from serving.errors import InvalidRequest, LimitsNotMet, NothingFeasible, Unavailable
+from serving.records import model_event
+from serving.roster import ADDED, REMOVED
 from serving.store import StoreFailed, StoreFull
 
 ANYONE = Principal()
@@ -42,7 +45,7 @@ def drive(learner, calls=40):
 def learned(learner):
     state = learner.pools["auto"].state()
     heads = {name: state["heads"][name].tolist() for name in ("gram", "moment", "square", "weight")}
-    return heads, state["step"], state["filters"], state["latency"]
+    return heads, state["step"], state["standing"], state["newcomers"]
 
 
 async def test_what_is_recorded_is_learned_at_once_and_durable_later(make_learner, held_store):
@@ -267,3 +270,78 @@ async def test_propensities_in_the_log_are_those_drawn_from(make_learner):
         chosen = decision.arms.index(decision.chosen)
         assert decision.propensity == decision.probabilities[chosen]
         np.testing.assert_allclose(decision.probabilities.sum(), 1.0, rtol=1e-12)
+
+
+async def test_a_requests_own_limits_are_told_from_the_pools(make_learner):
+    """`a` costs e^5 = 148 tokens at 10 USD a million before it is known, `b` nobody knows what."""
+    learner = make_learner()
+    limits = RequestLimits(max_cost_usd=1e-4)
+    decision = learner.decide("auto", Prompt(), 1.0, limits)
+    assert (decision.chosen, decision.infeasible) == ("a", True)
+    object.__setattr__(learner.pools["auto"].constraints, "on_infeasible", "fail")
+    with pytest.raises(LimitsNotMet) as caught:
+        learner.decide("auto", Prompt(), 1.0, limits)
+    assert caught.value.excess == {"a": pytest.approx(1e-5 * (np.exp(5) - 1) / 1e-4 - 1, rel=0.02), "b": None}
+    assert learner.decide("auto", Prompt(), 1.0, RequestLimits(max_cost_usd=0.1)).chosen == "a"
+
+
+async def test_a_vector_that_does_not_fit_is_the_callers_fault(make_learner, held_store):
+    with pytest.raises(InvalidRequest, match="takes no vector") as caught:
+        make_learner().decide("auto", Prompt(vector=(1.0,)), 1.0)
+    assert (caught.value.param, caught.value.code) == ("context", "invalid_context")
+    assert held_store.position == 0
+
+
+NEW = {"name": "new", "endpoint": "http://127.0.0.1:9/v1"}
+
+
+def change(kind, name="new", **more):
+    return [model_event(kind, pool, name, **more) for pool in ((None, "auto") if kind == ADDED else ("auto", None))]
+
+
+@pytest.mark.parametrize("snapshot_every", [1, 10**9])
+async def test_a_restart_finds_the_models_that_came_and_went(make_learner, held_store, snapshot_every):
+    """At the same place in the log, from its beginning or from a snapshot."""
+    learner = make_learner(snapshot_every_events=snapshot_every)
+    drive(learner, 20)
+    durable = learner.change_models(change(ADDED, definition=NEW, accuracy=1.0, samples=40))
+    assert (learner.pools["auto"].names, durable.done()) == (("a", "b", "new"), False)
+    drive(learner, 60)
+    learner.change_models([model_event(REMOVED, "auto", "b")])
+    drive(learner, 20)
+    held_store.commit()
+    assert durable.done()
+    restarted = make_learner()
+    restarted.recover()
+    assert restarted.pools["auto"].names == learner.pools["auto"].names == ("a", "new")
+    assert restarted.roster.state() == learner.roster.state()
+    assert learned(restarted) == learned(learner)
+    assert learner.pools["auto"].heads.weight[QUALITY, 1] > 20
+
+
+async def test_a_change_that_cannot_be_recorded_is_not_made(make_learner, held_store):
+    learner = make_learner()
+    held_store.full = True
+    with pytest.raises(StoreFull):
+        learner.change_models(change(ADDED, definition=NEW))
+    assert (learner.pools["auto"].names, learner.roster.names, held_store.position) == (("a", "b"), [], 0)
+
+
+async def test_what_comes_late_for_a_model_that_left_is_logged_and_teaches_nobody(make_learner, held_store):
+    learner = make_learner()
+    record, _ = decide(learner)
+    while record.decision.chosen != "b":
+        record, _ = decide(learner)
+    learner.change_models([model_event(REMOVED, "auto", "b")])
+    before = learned(learner)
+    learner.note_outcome(record, outcome(record))
+    learner.record_feedback(record, feedback(record, 1.0))
+    assert learned(learner) == before
+
+
+async def test_metrics_show_the_models_there_are(make_learner):
+    learner = make_learner()
+    learner.change_models(change(ADDED, definition=NEW))
+    learner.change_models([model_event(REMOVED, "auto", "a")])
+    shown = {sample.labels["model"] for metric in learner._metrics.state.collect() for sample in metric.samples}
+    assert shown == {"b", "new"}

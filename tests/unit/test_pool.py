@@ -36,9 +36,9 @@ def test_equal_randomness_gives_an_equal_decision():
 def test_steps_count_routed_requests():
     pool = make()
     assert [pool.choose(Prompt(), rng(i)).step for i in range(3)] == [0, 1, 2]
-    pool.decide(Prompt(), rng(), decision_id="d", ts=0.0)
+    d = pool.decide(Prompt(), rng(), decision_id="d", ts=0.0)
     assert pool.step == 3
-    pool.advance()
+    pool.advance(d)
     assert pool.step == 4
 
 
@@ -120,6 +120,20 @@ def test_a_revision_counts_in_the_posterior_but_not_in_the_limits_evidence():
     assert (accuracy.calls, accuracy.bad) == (1, 1.0)
 
 
+def test_after_a_late_revision_the_heads_are_as_if_the_value_had_come_first():
+    revised, right = make(2, half_life_requests=50.0), make(2, half_life_requests=50.0)
+    for i in range(60):
+        for pool in (revised, right):
+            d = pool.choose(Prompt(category="ab"[i % 2]), rng(i))
+            value = 0.1 if pool is revised and i == 9 else 0.9
+            pool.apply_feedback(d, Feedback("d", 0.0, value), model="m1", replay=True)
+        if i == 9:
+            old = d
+    revised.apply_feedback(old, Feedback("d", 1.0, 0.9, revision=1, revises=0.1), model="m1")
+    for name, array in right.heads.state().items():
+        np.testing.assert_allclose(revised.heads.state()[name], array, rtol=1e-10)
+
+
 @pytest.mark.parametrize(("source", "expected"), [("benchmarks", 1), ("feedback", 10), ("both", 11)])
 def test_accuracy_is_judged_by_the_evidence_the_pool_names(source, expected):
     pool = make(1, constraints=Constraints(min_accuracy=0.7, accuracy_evidence=source))
@@ -165,13 +179,15 @@ def test_a_dearer_arm_loses_share_when_only_cost_differs():
     assert pool.decide(Prompt(), rng(), decision_id="d", ts=0.0).probabilities[0] < 0.45
 
 
-def test_the_pacer_moves_traffic_to_the_cheap_arm_and_is_logged():
-    pool = Pool([Arm("dear", Price(0, 50)), Arm("cheap", Price(0, 1)), Arm("unknown")], usd_per_request=0.001)
-    before = pool.choose(Prompt(), rng())
-    for _ in range(5):
-        pool.apply_outcome(before, outcome(before, cost_usd=0.01))
-    after = pool.choose(Prompt(), rng())
-    assert (before.pacer_multiplier, after.pacer_multiplier) == (0.0, pytest.approx(5 * 0.05 * 4))
+def test_the_multiplier_moves_traffic_to_the_cheap_arm_and_is_logged():
+    """The dear arm is expected to cost 50e-6·(e⁶ − 1) = 0.02 USD, twice the budget: at λ = 0.8 it loses 1.6."""
+    pool = Pool([Arm("dear", Price(0, 50)), Arm("cheap", Price(0, 1)), Arm("unknown")], usd_per_request=0.01)
+    before = pool.decide(Prompt(), rng(), decision_id="d", ts=0.0)
+    np.testing.assert_allclose(before.probabilities, 1 / 3, atol=0.01)
+    pool.pacer.multiplier = 0.8
+    after = pool.decide(Prompt(), rng(), decision_id="d", ts=0.0)
+    assert (before.pacer_multiplier, after.pacer_multiplier) == (0.0, 0.8)
+    assert after.predicted_cost_usd[0] == pytest.approx(0.0201, abs=1e-4)
     assert after.probabilities[1] > 0.9
     # an unknown cost counts as the dearest: their utilities, and so their shares, are equal
     assert after.probabilities[0] == pytest.approx(after.probabilities[2], abs=1e-3)

@@ -104,3 +104,40 @@ def test_drift_does_not_free_a_filtered_arm():
     violating(pool, [0], seconds={0: 9.0})
     pool.apply_reset("m0", "latency", -5.0)
     assert pool.filters.states == ("filtered", "unknown")
+
+
+def doubtful(**constraints):
+    """Two arms of which every third call is slow: surely not within 5 %, and not proved yet after twelve calls."""
+    pool = make(2, constraints=Constraints(p95_latency_s=2.0, **constraints))
+    d = pool.decide(Prompt(), rng(), decision_id="d", ts=0.0)
+    for i in range(4):
+        for arm in (0, 1):
+            pool.apply_outcome(d, outcome(d, model=f"m{arm}", latency_s=3.0 + arm if i % 3 == 0 else 0.1))
+    return pool, d
+
+
+def test_where_probably_no_arm_keeps_the_limits_rows_are_flagged_and_most_go_to_the_least_violating():
+    """Four calls each, two of them slow, are too few to be given up; a fifth says enough, and none is filtered yet."""
+    pool, d = doubtful()
+    assert not pool.decide(Prompt(), rng(), decision_id="d", ts=0.0).infeasible
+    for arm in (0, 1):
+        pool.apply_outcome(d, outcome(d, model=f"m{arm}", latency_s=0.1))
+    assert pool.filters.states == ("unknown", "unknown")
+    assert pool.filters.hopeless
+    flagged = pool.decide(Prompt(), rng(), decision_id="d", ts=0.0)
+    assert flagged.infeasible
+    assert list(flagged.feasible) == [True, True]
+    assert flagged.probabilities[0] >= 0.8
+    assert 0 < flagged.probabilities[1] <= 0.2
+    assert flagged.probabilities.sum() == pytest.approx(1.0)
+    for _ in range(100):  # it recovers: hope again
+        pool.apply_outcome(d, outcome(d, model="m1", latency_s=0.1))
+    assert not pool.decide(Prompt(), rng(), decision_id="d", ts=0.0).infeasible
+
+
+def test_a_pool_that_fails_where_none_is_feasible_needs_proof_for_it():
+    pool, d = doubtful(on_infeasible="fail")
+    for arm in (0, 1):
+        pool.apply_outcome(d, outcome(d, model=f"m{arm}", latency_s=0.1))
+    assert pool.filters.hopeless
+    assert not pool.decide(Prompt(), rng(), decision_id="d", ts=0.0).infeasible

@@ -39,13 +39,13 @@ def carried(source, *names):
 def of_arm(pool, name):
     """Everything that is known of one arm."""
     arm, state = pool.names.index(name), pool.state()
-    heads, entry = state["heads"], state["filters"]["arms"][arm]
+    heads, standing = state["heads"], state["standing"]
     return {
         "heads": [heads[key][:, arm].tolist() for key in ("gram", "moment", "square", "weight")],
         "resets": [(h, step) for h, a, step in heads["resets"].tolist() if a == arm],
-        "filter": entry,
+        "standing": [standing["filters"]["arms"][arm], standing["latency"][arm], standing["time_to_first_token"][arm]],
         "drift": [values[arm] for values in state["drift"]],
-        "quantiles": [state["latency"][arm], state["time_to_first_token"][arm]],
+        "bounds": [values[arm] for values in state["bounds"]],
     }
 
 
@@ -64,9 +64,10 @@ def test_a_new_arm_starts_from_its_prior_beside_the_others():
     for name in "abc":
         assert of_arm(after, name) == of_arm(before, name)
     assert of_arm(after, "new") == of_arm(make("new"), "new")
-    predicted = after.utilities(after.features.extract(Prompt(text="which?"))).quality
-    assert predicted[1] == pytest.approx(0.5)
-    assert predicted[3] == pytest.approx(before.heads.averages(QUALITY, before.step)[2], abs=0.05)
+    averages = [pool.heads.averages(QUALITY, pool.step) for pool in (before, after)]
+    assert averages[1][1] == pytest.approx(0.5)
+    assert averages[1][3] == pytest.approx(averages[0][2])
+    assert after.newcomers.names == {"new"}
 
 
 def test_an_arm_that_left_takes_only_its_own_along():

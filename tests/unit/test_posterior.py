@@ -1,16 +1,15 @@
-"""The heads against hand arithmetic, a direct solve, and scipy's Student t."""
+"""The heads against hand arithmetic and a direct solve."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import multivariate_t
 
 from bandit import snapshot
 from bandit.errors import InvalidInput, SnapshotMismatch
 from bandit.posterior import HeadPrior, Heads
 
-PRIOR = HeadPrior(mean=0.5, noise_sd=0.4)  # intercept precision 1, slope precision 50, noise worth 4 observations
+PRIOR = HeadPrior(mean=0.5, noise_sd=0.4)  # precisions: intercept 1, own slopes 50, shared slopes 15; noise worth 8
 ONE = np.ones(1)
 
 
@@ -23,16 +22,23 @@ def contexts(rng, n, d):
 
 
 def direct(prior, x, y, w):
-    """(θ, A⁻¹, σ²) of the weighted regression by its textbook formulas, every observation at once."""
-    d = x.shape[1]
-    precision = np.diag([prior.intercept_precision] + [prior.slope_precision] * (d - 1))
-    center = np.zeros(d)
-    center[0] = prior.mean
-    a = precision + (x.T * w) @ x
-    theta = np.linalg.solve(a, precision @ center + x.T @ (w * y))
-    rss = np.sum(w * y * y) + center @ precision @ center - theta @ a @ theta
-    nu = prior.noise_observations
-    return theta, np.linalg.inv(a), (nu * prior.noise_sd**2 + rss) / (nu + w.sum())
+    """(θ, A⁻¹, σ²) of one arm's weighted regression by textbook formulas, every observation at once.
+
+    One arm's slopes are its own deviation plus what all arms share: their prior variances add up in θ. A⁻¹ is that of
+    the deviation. The prior of σ² is drawn to the residuals of the intercepts by its own weight ν.
+    """
+    d, nu, total = x.shape[1], prior.noise_observations, prior.noise_observations + w.sum()
+    own = np.diag([prior.intercept_precision] + [prior.slope_precision] * (d - 1))
+    both = np.diag(
+        [prior.intercept_precision] + [1 / (1 / prior.slope_precision + 1 / prior.shared_precision)] * (d - 1)
+    )
+    r = y - prior.mean
+    theta = np.linalg.solve(both + (x.T * w) @ x, x.T @ (w * r))
+    rss = np.sum(w * r * r) - theta @ x.T @ (w * r)
+    rss_0 = np.sum(w * r * r) - np.sum(w * r) ** 2 / (prior.intercept_precision + w.sum())
+    floor = nu * (rss_0 + nu * prior.noise_sd**2) / total
+    theta[0] += prior.mean
+    return theta, np.linalg.inv(own + (x.T * w) @ x), (floor + rss) / total
 
 
 def predictions(h, x, now):
@@ -42,11 +48,14 @@ def predictions(h, x, now):
 
 
 def test_three_observations_by_hand():
-    """1, 1, 0 around the prior 0.5: b = 0.5, A = 4, residual = 0.75 − 0.25/4, σ² = (0.64 + 0.6875)/7."""
+    """1, 1, 0 around the prior 0.5: b = 0.5, A = 4, residual = 0.75 − 0.25/4 = 0.6875.
+
+    The prior of σ², 0.16 worth 8, is itself drawn to the residual: (0.6875 + 8·0.16)/(3 + 8), again worth 8.
+    """
     h = heads()
     for t, y in enumerate((1.0, 1.0, 0.0)):
         h.observe(0, ONE, {0: y}, made_at=t, now=t)
-    noise = (0.64 + 0.6875) / 7
+    noise = (8 * (0.6875 + 8 * 0.16) / 11 + 0.6875) / 11
     np.testing.assert_allclose(predictions(h, ONE, 3), [0.625, noise / 4, noise], rtol=1e-14)
     np.testing.assert_allclose(h.averages(0, 3), [0.625])
     np.testing.assert_allclose(h.counts(0, 3), [3.0])
@@ -74,7 +83,10 @@ def test_five_dimensions_agree_with_a_direct_solve():
 
 
 def test_incremental_equals_batch_but_for_the_latest_observations():
-    """The cached regression is that of all but the last k, k at most a sixteenth and 32; intercepts know them all."""
+    """The cached regression is that of all but the last k, k at most a sixteenth and 32; intercepts know them all.
+
+    Its noise may be up to eight requests older still, and is left out here.
+    """
     rng = np.random.default_rng(2)
     n = 1000
     x, y = contexts(rng, n, 8), rng.random(n)
@@ -84,14 +96,13 @@ def test_incremental_equals_batch_but_for_the_latest_observations():
     for t in range(n):
         for h in (always, never):
             h.observe(0, x[t], {0: y[t]}, made_at=t, now=t)
+            h.refresh(t)
         if t % 13 == 0 or t > n - 70:
             mean, variance, noise = (part[0, 0] for part in always.predict(probe, t))
             known = t + 1
             for k in range(min(known // 16, 32) + 1):
-                theta, inverse, sigma2 = direct(PRIOR, x[: known - k], y[: known - k], np.ones(known - k))
-                if np.allclose(
-                    [mean, variance, noise], [theta @ probe, sigma2 * probe @ inverse @ probe, sigma2], 1e-9
-                ):
+                theta, inverse, _ = direct(PRIOR, x[: known - k], y[: known - k], np.ones(known - k))
+                if np.allclose([mean, variance / noise], [theta @ probe, probe @ inverse @ probe], rtol=1e-9, atol=0.0):
                     lags.add(k)
                     break
             else:
@@ -243,105 +254,13 @@ def test_a_reset_touches_one_head_of_one_arm():
     np.testing.assert_allclose([h.counts(0, 1), h.counts(1, 1)], [[1.0, 1.0], [0.1, 1.0]])
 
 
-def student_log_evidence(prior, x, y):
-    """Log marginal likelihood of y: Student t with ν₀ degrees of freedom, scale σ₀²(I + XΛ₀⁻¹Xᵀ) (Murphy 2007)."""
-    precision = np.array([prior.intercept_precision] + [prior.slope_precision] * (x.shape[1] - 1))
-    shape = prior.noise_sd**2 * (np.eye(len(y)) + (x / precision) @ x.T)
-    return multivariate_t(np.full(len(y), prior.mean), shape, df=prior.noise_observations).logpdf(y)
-
-
-@pytest.mark.parametrize("slope", [0.0, 0.3])
-def test_log_evidence_is_the_ratio_of_marginal_likelihoods(slope):
-    """All constants cancel: agreement with scipy's multivariate t to 1e-8."""
-    rng = np.random.default_rng(7)
-    prior = HeadPrior(0.2, noise_sd=0.7, intercept_precision=2.0, slope_precision=20.0, noise_observations=3.0)
-    x = contexts(rng, 128, 4)
-    y = 0.6 + slope * x[:, 1] + 0.3 * rng.standard_normal(128)
-    h = heads(d=4, slopes="auto", priors=(prior,))
-    for t in range(128):
-        h.observe(0, x[t], {0: y[t]}, made_at=t, now=t)
-    h.settle(128)
-    expected = student_log_evidence(prior, x, y) - student_log_evidence(prior, x[:, :1], y)
-    assert h.log_evidence[0, 0] == pytest.approx(expected, abs=1e-8)
-
-
-def test_log_evidence_of_aged_data_is_that_of_the_discounted_sums():
-    """The same closed form with every observation's exponent w; rebuilt 70 steps after the last observation."""
-    rng = np.random.default_rng(8)
-    x = contexts(rng, 40, 3)
-    y = 0.5 + 0.3 * x[:, 1] + 0.1 * rng.standard_normal(40)
-    h = heads(d=3, half_life=60.0, slopes="auto")
-    for t in range(40):
-        h.observe(0, x[t], {0: y[t]}, made_at=t, now=t)
-    h.refresh(110)  # aged by more than 2 %: rebuilt
-    w = 0.5 ** ((110 - np.arange(40)) / 60.0)
-
-    def log_evidence(d):
-        _, inverse, noise = direct(PRIOR, x[:, :d], y, w)
-        total = PRIOR.noise_observations + w.sum()
-        prior_log_det = (d - 1) * np.log(PRIOR.slope_precision)
-        return 0.5 * (np.linalg.slogdet(inverse)[1] + prior_log_det) - 0.5 * total * np.log(noise * total)
-
-    assert h.log_evidence[0, 0] == pytest.approx(log_evidence(3) - log_evidence(1), abs=1e-9)
-
-
-def learn(h, n, outcome, *, d=5, seed=0, start=0, arms=None):
-    """Feed n observations; whether the gate was ever open."""
+def learn(h, n, d, seed=0):
+    """Feed n observations of a linear signal, to any arm."""
     rng = np.random.default_rng(seed)
-    ever = False
-    for t, x in enumerate(contexts(rng, n, d), start):
-        arm = int(rng.choice(arms if arms is not None else h.n_arms))
-        h.observe(arm, x, {0: outcome(x, rng)}, made_at=t, now=t)
+    for t, x in enumerate(contexts(rng, n, d)):
+        y = 0.5 + 0.3 * x[1] + 0.1 * rng.standard_normal()
+        h.observe(int(rng.integers(h.n_arms)), x, {0: y}, made_at=t, now=t)
         h.refresh(t)
-        ever |= bool(h.uses_slopes[0])
-    return ever
-
-
-def test_pure_noise_opens_the_gate_no_more_often_than_its_evidence_allows():
-    """A Bayes factor passes e² under the smaller model with probability ≤ e⁻² = 0.135, whenever one looks.
-
-    20 runs of 600 calls, fixed seeds: at most 2.7 + 3·√(20·0.135·0.865) = 7; and at the end it is shut in all.
-    """
-    opened = 0
-    for seed in range(20):
-        h = heads(n_arms=3, d=5, slopes="auto")
-        opened += learn(h, 600, lambda _, rng: 0.5 + 0.3 * rng.standard_normal(), seed=seed)
-        assert not h.uses_slopes[0]
-    assert opened <= 7
-
-
-def linear(x, rng):
-    return 0.5 + 0.3 * x[1] + 0.1 * rng.standard_normal()
-
-
-def test_a_strong_signal_opens_the_gate_and_predictions_follow_the_context():
-    h = heads(n_arms=2, d=5, slopes="auto")
-    learn(h, 1000, linear)
-    assert h.uses_slopes[0]
-    probe = np.array([1.0, 1.0, 0.0, 0.0, 0.0])
-    # about 500 observations an arm against a slope prior worth 50: 0.3·500/550 = 0.27, ± 3 noise sds of 0.1/√500
-    np.testing.assert_allclose(h.predict(probe, 1000)[0][0], 0.5 + 0.273, atol=0.03)
-
-
-def test_the_gate_opens_although_the_first_arm_never_answers():
-    h = heads(n_arms=2, d=5, slopes="auto")
-    learn(h, 1000, linear, arms=[1])
-    assert h.uses_slopes[0]
-
-
-def test_the_gate_shuts_again_when_the_signal_has_been_forgotten():
-    h = heads(n_arms=2, d=5, half_life=50.0, slopes="auto")
-    learn(h, 600, linear)
-    assert h.uses_slopes[0]
-    learn(h, 3000, lambda _, rng: 0.5 + 0.3 * rng.standard_normal(), seed=1, start=600)
-    assert not h.uses_slopes[0]
-
-
-def test_a_context_free_head_never_uses_slopes():
-    h = heads(n_arms=2, d=5, slopes="never")
-    assert not learn(h, 1000, linear)
-    ahead, back = (h.predict(np.array([1.0, z, 0, 0, 0]), 1000)[0] for z in (1.0, -1.0))
-    np.testing.assert_array_equal(ahead, back)
 
 
 @pytest.mark.parametrize("slopes", ["never", "auto", "always"])
@@ -352,7 +271,7 @@ def test_a_round_trip_through_a_snapshot_predicts_the_same(slopes):
         return heads(n_arms=2, d=4, half_life=300.0, slopes=slopes, priors=(PRIOR, PRIOR))
 
     h, twin = fresh(), fresh()
-    learn(h, 500, linear, d=4)
+    learn(h, 500, 4)
     h.reset(0, 1, 500)
     twin.load(snapshot.loads(snapshot.dumps({"h": h.state()}))["h"], 500)
     for name, array in h.state().items():
@@ -367,7 +286,7 @@ def test_a_round_trip_through_a_snapshot_predicts_the_same(slopes):
 
 def test_states_that_do_not_fit_are_refused_and_change_nothing():
     h = heads(n_arms=2, d=3, half_life=100.0, slopes="always")
-    learn(h, 50, linear, d=3)
+    learn(h, 50, 3)
     h.reset(0, 0, 40)
     before, x = h.state(), np.array([1.0, 0.5, -0.5])
     predicted = [part.copy() for part in h.predict(x, 50)]

@@ -10,6 +10,7 @@ import pytest
 
 from serving.admission import Principal
 from serving.errors import CallerGone, UnknownModel, UpstreamError, UpstreamTimeout
+from serving.request_headers import Hints
 from serving.routing import Routing
 from serving.wire import parse_call
 
@@ -55,7 +56,7 @@ class Endpoint:
 
 def call(model="auto", **more):
     body = {"model": model, "messages": [{"role": "user", "content": "which of the two?"}]} | more
-    return parse_call("chat/completions", body, None, 10)
+    return parse_call("chat/completions", body, Hints(), 10)
 
 
 @pytest.fixture

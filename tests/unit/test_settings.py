@@ -10,8 +10,23 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 import bandit.filters
+from bandit.baselines import (
+    UCB1,
+    BestFeasible,
+    EpsilonGreedy,
+    Fixed,
+    LinUCB,
+    LogisticThompson,
+    RoundRobin,
+    SquareCB,
+    Uniform,
+    Weighted,
+)
+from bandit.newcomers import Newcomers
+from bandit.thompson import Thompson
 from bandit.types import Arm, Constraints, Objective, Price
 from serving.config_problems import _section_in
+from serving.pools import _policy, build_pool
 from serving.settings import Settings, load_settings
 
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "pointsman.example.yaml"
@@ -76,8 +91,9 @@ def test_the_smallest_configuration_has_the_documented_defaults() -> None:
     assert (model.upstream_model, model.api_key, model.price, model.headers) == ("one", None, None, {})
     assert (model.timeout_s, model.max_connections) == (60.0, 100)
     policy = settings.pools[0].policy
-    assert (policy.kind, policy.half_life_requests, policy.exploration_floor) == ("thompson", 5000.0, 0.01)
-    assert (policy.slope_prior_precision, policy.epsilon, policy.seed, policy.model) == (50.0, 0.1, None, None)
+    assert (policy.kind, policy.half_life_requests, policy.exploration_floor) == ("thompson", 10_000.0, 0.01)
+    assert (policy.slope_prior_precision, policy.epsilon, policy.seed, policy.model) == (75.0, 0.1, None, None)
+    assert (policy.alpha, policy.gamma_scale, policy.gamma_exponent, policy.weights) == (1.0, 10.0, 0.5, None)
 
 
 def test_a_pools_defaults_are_the_librarys() -> None:
@@ -86,6 +102,46 @@ def test_a_pools_defaults_are_the_librarys() -> None:
     assert pool.to_objective() == Objective()
     assert pool.to_constraints() == Constraints()
     assert pool.to_filter_settings() == bandit.filters.FilterSettings()
+    newcomers = pool.to_newcomers()
+    assert (newcomers.share, newcomers.samples) == (Newcomers().share, Newcomers().samples) == (0.25, 30)
+
+
+def test_a_pools_settings_reach_the_library() -> None:
+    """Features, newcomers and tempering are those of the configuration."""
+    features = {"text": "none", "vector": 3, "categories": ["a", "b"]}
+    policy = {"exploration_scale": 1.0, "slope_prior_precision": 20.0}
+    data = good()
+    data["pools"][0] |= {"features": features, "newcomers": {"share": 0.1, "samples": 5}, "policy": policy}
+    settings = Settings.parse(data)
+    pool = build_pool(settings.pools[0], settings)
+    assert (pool.features.text, pool.features.vector, pool.features.categories) == (None, 3, ("a", "b"))
+    assert (pool.newcomers.share, pool.newcomers.samples) == (0.1, 5)
+    assert pool.policy == Thompson(0.01, exploration_scale=1.0)
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        ({}, Thompson(0.01)),
+        ({"exploration_scale": 0.7}, Thompson(0.01, exploration_scale=0.7)),
+        ({"kind": "thompson_context_free", "exploration_floor": 0.1}, Thompson(0.1, contextual=False)),
+        ({"kind": "logistic_thompson"}, LogisticThompson(0.01)),
+        ({"kind": "linucb", "alpha": 0.5, "exploration_floor": 0.0}, LinUCB(0.5, 0.0)),
+        ({"kind": "squarecb", "gamma_scale": 5.0, "gamma_exponent": 0.25}, SquareCB(5.0, 0.25, 0.01)),
+        ({"kind": "best_feasible"}, BestFeasible(0.01)),
+        ({"kind": "weighted", "weights": {"two": 90}}, Weighted((0.0, 90.0))),  # the pool's order; left out: 0
+        ({"kind": "epsilon_greedy", "epsilon": 0.2}, EpsilonGreedy(0.2)),
+        ({"kind": "fixed", "model": "two"}, Fixed(1)),
+        ({"kind": "uniform"}, Uniform()),
+        ({"kind": "round_robin"}, RoundRobin()),
+        ({"kind": "ucb1"}, UCB1()),
+    ],
+)
+def test_each_kind_of_policy_is_made_with_its_settings(policy: dict[str, object], expected: object) -> None:
+    """What the configuration says is what chooses."""
+    data = good()
+    data["pools"][0]["policy"] = policy
+    assert _policy(Settings.parse(data).pools[0]) == expected
 
 
 def test_the_readmes_example_loads(tmp_path: Path) -> None:

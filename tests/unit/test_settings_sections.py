@@ -59,9 +59,21 @@ def problems(data: dict[str, Any]) -> dict[str, tuple[str, str | None]]:
         ("pools[0].policy", {"kind": "fixed", "model": "two"}),
         ("pools[0].policy", {"kind": "uniform", "seed": 3}),
         ("pools[0].policy", {"kind": "epsilon_greedy", "epsilon": 1}),
+        ("pools[0].policy", {"kind": "logistic_thompson", "slope_prior_precision": 20, "exploration_floor": 0}),
+        ("pools[0].policy", {"kind": "linucb", "alpha": 0}),
+        ("pools[0].policy", {"kind": "squarecb", "gamma_scale": 1, "gamma_exponent": 0}),
+        ("pools[0].policy", {"kind": "best_feasible", "exploration_floor": 0}),
+        ("pools[0].policy", {"kind": "weighted", "weights": {"two": 1}}),
         ("pools[0].objective", {"quality": 0, "latency": 1}),
         ("pools[0].constraints", None),
-        ("pools[0].features", {"text": False, "categories": ["a", "b"]}),
+        ("pools[0].features", {"text": "none", "categories": ["a", "b"], "vector": 32}),
+        ("pools[0].features.categories", [f"c{i}" for i in range(24)]),
+        ("pools[0].features.categories", []),
+        ("pools[0].feedback", None),
+        ("pools[0].feedback", {"missing": "ignore", "wait_s": 1}),
+        ("pools[0].feedback.missing", 0),
+        ("pools[0].feedback.missing", 1),
+        ("pools[0].newcomers", {"share": 1, "samples": 0}),
         ("models[0].headers", {"X-Team": "search me", "authorization": "Basic abc"}),
         ("models[0].api_key", None),
     ],
@@ -239,16 +251,69 @@ POOLS = [
     ("pools[0].policy", {"kind": "fixed", "model": "on"}, "pools[0].policy.model", "not in the pool", "mean one?"),
     (
         *("pools[0].policy", {"kind": "uniform", "exploration_floor": 0.1}),
-        *("pools[0].policy.exploration_floor", "belongs to kind thompson or thompson_context_free", None),
+        *("pools[0].policy.exploration_floor", "kind thompson, thompson_context_free, logistic_thompson, linucb", None),
     ),
+    (
+        *("pools[0].policy", {"kind": "weighted", "weights": {"one": 1}, "exploration_floor": 0.1}),
+        *("pools[0].policy.exploration_floor", "squarecb or best_feasible, not to weighted", "remove it"),
+    ),
+    ("pools[0].policy.alpha", 1.0, "pools[0].policy.alpha", "belongs to kind linucb, not to thompson", "remove it"),
+    (
+        *("pools[0].policy", {"kind": "linucb", "alpha": -1}),
+        *("pools[0].policy.alpha", "at least 0", None),
+    ),
+    (
+        *("pools[0].policy", {"kind": "linucb", "gamma_scale": 1}),
+        *("pools[0].policy.gamma_scale", "belongs to kind squarecb, not to linucb", None),
+    ),
+    (
+        *("pools[0].policy", {"kind": "squarecb", "gamma_scale": 0}),
+        *("pools[0].policy.gamma_scale", "above 0", None),
+    ),
+    (
+        *("pools[0].policy", {"kind": "squarecb", "gamma_exponent": 3}),
+        *("pools[0].policy.gamma_exponent", "at most 2", None),
+    ),
+    (
+        *("pools[0].policy", {"kind": "weighted", "weights": {"on": 90, "two": 10}}),
+        *("pools[0].policy.weights.on", "'on' is not in the pool", "did you mean one?"),
+    ),
+    ("pools[0].policy", {"kind": "weighted"}, "pools[0].policy.weights", "is required by kind weighted", "give models"),
+    (
+        *("pools[0].policy", {"kind": "weighted", "weights": {}}),
+        *("pools[0].policy.weights", "must not be empty", None),
+    ),
+    (
+        *("pools[0].policy", {"kind": "weighted", "weights": {"one": 0, "two": 0}}),
+        *("pools[0].policy.weights", "must have one above 0", None),
+    ),
+    (
+        *("pools[0].policy", {"kind": "weighted", "weights": {"one": -1, "two": 2}}),
+        *("pools[0].policy.weights.one", "at least 0", None),
+    ),
+    ("pools[0].policy.weights", {"one": 1}, "pools[0].policy.weights", "belongs to kind weighted", "remove it"),
     (
         *("pools[0].policy", {"kind": "ucb1", "slope_prior_precision": 1}),
         *("pools[0].policy.slope_prior_precision", "not to ucb1", None),
     ),
     ("pools[0].policy.seed", -1, "pools[0].policy.seed", "at least 0", None),
     ("pools[0].policy.seed", 1.5, "pools[0].policy.seed", "whole number", None),
-    ("pools[0].features.text", "true", "pools[0].features.text", "true or false, not text", None),
-    ("pools[0].features.categories", [], "pools[0].features.categories", "must not be empty", None),
+    ("pools[0].features.text", "true", "pools[0].features.text", "one of trigrams, embeddings, none", None),
+    ("pools[0].features.text", "embedings", "pools[0].features.text", "one of", "did you mean embeddings?"),
+    ("pools[0].features.vector", -1, "pools[0].features.vector", "at least 0", None),
+    ("pools[0].features.vector", 33, "pools[0].features.vector", "at most 32", None),
+    ("pools[0].feedback.missing", 1.5, "pools[0].feedback.missing", "a quality from 0 to 1", None),
+    ("pools[0].feedback.missing", True, "pools[0].feedback.missing", "a quality from 0 to 1", None),
+    ("pools[0].feedback.missing", "0.5", "pools[0].feedback.missing", '"ignore" or a quality', None),
+    ("pools[0].feedback.missing", math.nan, "pools[0].feedback.missing", "a quality from 0 to 1", None),
+    ("pools[0].feedback.wait_s", 0, "pools[0].feedback.wait_s", "at least 1", None),
+    (
+        *("pools[0].feedback", {"missing": 0.5, "wait_s": 604_800}),
+        *("pools[0].feedback.wait_s", "below server.feedback_horizon_s, 604800", "wait less"),
+    ),
+    ("pools[0].feedback.wait", 5, "pools[0].feedback.wait", "unknown key", "did you mean wait_s?"),
+    ("pools[0].newcomers.share", 0, "pools[0].newcomers.share", "above 0", None),
+    ("pools[0].newcomers.samples", 1.5, "pools[0].newcomers.samples", "whole number", None),
     ("pools[0].features.categories", ["a", "a"], "pools[0].features.categories[1]", "listed twice", "remove"),
     ("pools[0].features.categories", [str(i) for i in range(25)], "pools[0].features.categories", "most 24 ent", None),
     ("pools[0].quality_metrics", {}, "pools[0].quality_metrics", "must not be empty", None),
@@ -335,3 +400,21 @@ def test_loopback_addresses() -> None:
     assert all(map(is_loopback, ("localhost", "LOCALHOST", "127.0.0.1", "127.1.2.3", "::1")))
     hosts = ("0.0.0.0", "::", "", "10.0.0.1", "localhost.example.com", "127.0.0.1.example.com")  # noqa: S104
     assert not any(map(is_loopback, hosts))
+
+
+def test_embeddings_without_their_extra_are_a_problem_of_the_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for them is told what to install, by `check` and by `serve`, before anything starts."""
+    monkeypatch.setattr("serving.config_rules.find_spec", lambda name: None if name == "wordllama" else object())
+    message, hint = problems(changed("pools[0].features.text", "embeddings"))["pools[0].features.text"]
+    assert "embeddings need wordllama" in message
+    assert hint is not None
+    assert "pip install 'pointsman[embeddings]'" in hint
+    Settings.parse(changed("pools[0].features.text", "trigrams"))
+
+
+def test_waiting_for_feedback_beyond_the_horizon_is_allowed_where_missing_feedback_is_ignored() -> None:
+    data = changed("server.feedback_horizon_s", 60)
+    data["pools"][0]["feedback"] = {"wait_s": 3600}
+    Settings.parse(data)
+    data["pools"][0]["feedback"] = {"missing": 0.5}
+    assert list(problems(data)) == ["pools[0].feedback.wait_s"]

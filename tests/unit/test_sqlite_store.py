@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sqlite3
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from serving.sqlite_file import SCHEMA_VERSION
-from serving.sqlite_store import SqliteStore
+from serving.sqlite_store import _WITHOUT_FEEDBACK, SqliteStore
 from serving.store import Event, StoreFailed, StoreUnusable
 
 
@@ -223,3 +224,20 @@ async def test_a_rotten_event_fails_the_store_loudly_and_not_the_thread(path):
         await store.append([Event("outcome", "id-1", 1.0, object())])
     assert not store.healthy
     await store.close()
+
+
+async def test_missing_feedback_is_found_by_index_also_in_an_older_file(path):
+    """A file made before the index existed gets it on opening; no look ever walks the whole log."""
+    store = SqliteStore(path)
+    await store.append([Event("outcome", "a", 1.0, b"{}")])
+    await store.close()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("DROP INDEX outcomes_by_time")
+    store = SqliteStore(path)
+    assert store.without_feedback((0.0, 0), 2.0, 10) == (["a"], (1.0, 1))
+    await store.close()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        plan = connection.execute(f"EXPLAIN QUERY PLAN {_WITHOUT_FEEDBACK}", (0.0, 0, 2.0, 10)).fetchall()
+    steps = [row[3] for row in plan]
+    assert any("USING INDEX outcomes_by_time" in step for step in steps)
+    assert not any(step.startswith("SCAN") or "TEMP B-TREE" in step for step in steps)

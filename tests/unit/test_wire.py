@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from bandit.types import Prompt
 from serving.errors import InvalidRequest
+from serving.request_headers import Hints
 from serving.wire import (
     EventReader,
     StreamRewriter,
@@ -27,11 +28,11 @@ DEEP = orjson.loads(b"[" * 400 + b"]" * 400)
 
 
 def chat(messages, **more):
-    return parse_call("chat/completions", {"model": "auto", "messages": messages} | more, None, 100).prompt
+    return parse_call("chat/completions", {"model": "auto", "messages": messages} | more, Hints(), 100).prompt
 
 
 def test_features_see_the_last_user_message_and_the_facts():
-    """13 + 4 + 6 + 9 characters make 32 / 4 = 8 tokens."""
+    """13 + 4 + 6 + 9 characters, and the 7 of the tools `[{},{}]`, make 39 // 4 = 9 tokens."""
     messages = [
         {"role": "system", "content": "be very brief"},
         {"role": "user", "content": "1st?"},
@@ -40,7 +41,7 @@ def test_features_see_the_last_user_message_and_the_facts():
     ]
     prompt = chat(messages, tools=[{}, {}], response_format={"type": "json_schema"})
     assert prompt == Prompt(
-        text="2nd\npart?", input_tokens=8, turns=2, has_system=True, tools=2, json_mode=True, category=None
+        text="2nd\npart?", input_tokens=9, turns=2, has_system=True, tools=2, json_mode=True, category=None
     )
 
 
@@ -66,14 +67,14 @@ def test_only_json_formats_are_json_mode(value):
 )
 @pytest.mark.parametrize(("kind", "field"), [("completions", "prompt"), ("embeddings", "input")])
 def test_a_text_prompt_may_be_text_or_tokens_one_or_many(kind, field, value, text, input_tokens, turns):  # noqa: PLR0917 - a row's columns
-    prompt = parse_call(kind, {"model": "m", field: value}, "c", 3).prompt
+    prompt = parse_call(kind, {"model": "m", field: value}, Hints("c"), 3).prompt
     assert prompt == Prompt(text=text, input_tokens=input_tokens, turns=turns, category="c")
 
 
 def test_tokens_are_not_messages_and_are_not_counted_against_their_limit():
-    assert parse_call("embeddings", {"model": "m", "input": [7] * 50}, None, 3).prompt.input_tokens == 50
+    assert parse_call("embeddings", {"model": "m", "input": [7] * 50}, Hints(), 3).prompt.input_tokens == 50
     with pytest.raises(InvalidRequest) as refused:
-        parse_call("embeddings", {"model": "m", "input": ["x"] * 4}, None, 3)
+        parse_call("embeddings", {"model": "m", "input": ["x"] * 4}, Hints(), 3)
     assert refused.value.param == "input"
 
 
@@ -88,7 +89,7 @@ def test_tokens_are_not_messages_and_are_not_counted_against_their_limit():
 )
 def test_usage_is_asked_for_in_every_stream(options, wants, sent):
     body = {"model": "auto", "messages": [HELLO], "stream": True, "stream_options": options}
-    call = parse_call("chat/completions", dict(body), None, 10)
+    call = parse_call("chat/completions", dict(body), Hints(), 10)
     assert call.wants_usage is wants
     assert orjson.loads(upstream_body(call, "theirs")) == body | {"model": "theirs", "stream_options": sent}
     assert call.body == body
@@ -96,12 +97,12 @@ def test_usage_is_asked_for_in_every_stream(options, wants, sent):
 
 def test_a_call_that_is_not_streamed_is_sent_as_it_came():
     body = {"model": "auto", "messages": [HELLO], "stream": None, "stream_options": {"x": 1}, "seed": 2**63, "u": "ü"}
-    call = parse_call("chat/completions", dict(body), None, 10)
+    call = parse_call("chat/completions", dict(body), Hints(), 10)
     assert orjson.loads(upstream_body(call, "theirs")) == body | {"model": "theirs"}
 
 
 def test_what_cannot_be_passed_on_is_refused():
-    call = parse_call("chat/completions", {"model": "auto", "messages": [HELLO], "x": DEEP}, None, 10)
+    call = parse_call("chat/completions", {"model": "auto", "messages": [HELLO], "x": DEEP}, Hints(), 10)
     with pytest.raises(InvalidRequest):
         upstream_body(call, "m")
 
@@ -141,7 +142,7 @@ FIELDS = (
 def test_any_json_object_is_a_call_or_an_invalid_request(kind, body):
     """Whatever JSON holds where: nothing else is raised, and what is taken can be passed on."""
     with contextlib.suppress(InvalidRequest):
-        call = parse_call(kind, body, None, 10)
+        call = parse_call(kind, body, Hints(), 10)
         assert orjson.loads(upstream_body(call, "m"))["model"] == "m"
 
 
