@@ -21,7 +21,7 @@ from bandit import (
 from bandit.logistic import LogisticHead
 from bandit.scorer import Utilities
 
-# LinUCB at α = 1 may stay with one arm: with few answers "b is bad at x" reads as "x is hard", and it never looks again.
+# With α = 1 LinUCB may stay with one arm: early on "b is bad at x" reads as "x is hard", and it does not look again.
 CONTEXTUAL = [LinUCB(2.0), SquareCB(), LogisticThompson(), BestFeasible(0.05)]
 
 
