@@ -226,6 +226,9 @@ def test_every_decision_is_sound_and_replaying_the_log_rebuilds_the_pool(events,
         d = pool.decide(Prompt("text", category=category), rng, decision_id=str(i), ts=0.0)
         assert is_distribution(d.probabilities)
         assert d.propensity == d.probabilities[d.arms.index(d.chosen)] > 0
+        assert d.infeasible == pool.filters.hopeless  # which all arms filtered are
+        if d.infeasible and d.feasible.any():
+            assert d.probabilities.max() >= 0.8 * d.probabilities[d.feasible].sum() - 1e-9
         pool.advance(d)
         outcome = Outcome(d.decision_id, 0.0, d.chosen, status, latency_s, output_tokens=10, cost_usd=0.002)
         changes = pool.apply_outcome(d, outcome)

@@ -27,8 +27,8 @@ def test_stationary_residuals_raise_fewer_than_one_alarm_in_100_000(kind):
     assert alarms <= 6
 
 
-def run(seed, n, quality, latency_s, arms=2):
-    """Every decision answered at once; `quality(step)` per arm, `latency_s(step)` for all; all resets, with steps."""
+def run(seed, n, quality, latency_s, *, tokens=lambda _: 200, arms=2):
+    """Every decision answered at once; `quality(step)` per arm, the rest for all; all resets, with steps."""
     rng = np.random.default_rng(seed)
     pool = Pool([Arm(f"m{i}") for i in range(arms)])
     seen = []
@@ -36,7 +36,8 @@ def run(seed, n, quality, latency_s, arms=2):
         d = pool.choose(Prompt(category="abc"[step % 3]), rng)
         right = rng.random() < quality(step)[pool.names.index(d.chosen)]
         taken = latency_s(step) * np.exp(0.4 * rng.standard_normal())
-        changes = pool.update(d, quality=float(right), latency_s=float(taken), output_tokens=50)
+        length = round(tokens(step) * np.exp(0.4 * rng.standard_normal()))
+        changes = pool.update(d, quality=float(right), latency_s=float(taken), output_tokens=length)
         seen += [(step, c) for c in changes if isinstance(c, DriftReset)]
     return pool, seen
 
@@ -71,6 +72,19 @@ def test_a_rise_in_latency_is_seen_within_100_calls_with_its_size():
         assert step > 1_000
         assert change.head == "latency"
         assert change.change == pytest.approx(np.log(6), abs=0.25 + 0.18)
+
+
+def test_a_rise_in_output_tokens_is_seen_within_100_calls_with_its_size():
+    """10 pools of one arm that writes five times as much (ln 5 = 1.61) after 1,000 calls: as precise as latency."""
+    for seed in range(10):
+        _, seen = run(
+            seed, 1_100, lambda _: (0.8,), lambda _: 0.4, tokens=lambda t: 200 if t < 1_000 else 1_000, arms=1
+        )
+        (step, change), *more = seen
+        assert not more
+        assert step > 1_000
+        assert change.head == "output_tokens"
+        assert change.change == pytest.approx(np.log(5), abs=0.25 + 0.17)
 
 
 def test_traffic_follows_a_change_of_the_best_arm():

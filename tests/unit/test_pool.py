@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from math import log
+from math import exp, log
 
 import numpy as np
 import pytest
@@ -70,6 +70,28 @@ def test_what_an_outcome_teaches_each_head(status, http_status, expected):
         assert pool.heads.averages(TOKENS, 1)[0] == pytest.approx((5.0 + log(101)) / 2)
     if expected[0]:
         assert pool.heads.averages(QUALITY, 1)[0] == pytest.approx(0.25)  # 0.5 and one 0
+
+
+def test_bounds_learn_from_successes_of_the_model_that_served():
+    """Twice the expected seconds; a failure says nothing of how long answers take."""
+    pool = make(2)
+    d = pool.choose(Prompt(), rng())
+    usual = float(d.predicted_latency_s[1])
+    for status in ("error", "timeout", "cancelled"):
+        pool.apply_outcome(d, outcome(d, status, model="m1", latency_s=9.0))
+    pool.apply_outcome(d, outcome(d, model="m1", latency_s=2 * usual))
+    cost, latency = pool.bounds.state()
+    assert cost == [[0.0], [0.0]]
+    assert latency == [[0.0], pytest.approx([1.0, log(2)])]
+
+
+def test_what_nothing_is_known_of_is_bounded_by_its_priors_median():
+    """Seconds: 2. Tokens: their mean is e⁶ − 1, and a lognormal with variance 2 has its median at e⁻¹ of its mean."""
+    pool = Pool([Arm("a", Price(0, 50)), Arm("b")])
+    cost_usd, latency_s = pool.upper_bounds(pool.features.extract(Prompt("x", 10)))
+    np.testing.assert_allclose(latency_s, 2.0)
+    assert cost_usd[0] == pytest.approx(50e-6 * (exp(6) - 1) / exp(1))
+    assert np.isnan(cost_usd[1])
 
 
 def test_latency_of_zero_is_learned_as_the_shortest_and_not_as_minus_infinity():

@@ -90,6 +90,18 @@ def test_benchmark_results_of_a_newcomer_count_as_so_many_answers():
     assert pool.heads.counts(LATENCY, 0)[2] == 0.0
 
 
+def test_benchmark_results_go_before_the_mean_of_the_others():
+    """Exactly their accuracy, beside the quarter of an observation that every head of it starts with."""
+    pool = drive(make(2, half_life_requests=100.0), [])
+    pool.add_arm(Arm("new"), accuracy=0.9, samples=40)
+    assert pool.heads.averages(QUALITY, pool.step)[2] == pytest.approx(0.9)
+    assert pool.heads.counts(QUALITY, pool.step)[2] == pytest.approx(40.25)
+    for head in (TOKENS, LATENCY):
+        averages = pool.heads.averages(head, pool.step)
+        assert averages[2] == pytest.approx(averages[:2].mean())
+        assert pool.heads.counts(head, pool.step)[2] == pytest.approx(0.25)
+
+
 def test_a_newcomer_is_capped_until_it_has_30_graded_answers():
     """A quarter pseudo-observation and 30 grades; before, whatever its utility, it gets a quarter."""
     pool = make(2, half_life_requests=None, newcomers=Newcomers(share=0.25, samples=30))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from small_pools import bits, outcome, rng
@@ -181,3 +183,15 @@ def test_a_short_request_may_keep_a_limit_that_a_long_one_does_not():
         for n in (10, 1000)
     ]
     assert shares == [0.5, 0.0]
+
+
+def test_a_decision_of_other_features_is_no_matter_of_this_budget_and_one_for_a_retired_model_is():
+    pool = pool_of(0.5)
+    d = pool.choose(Prompt(), rng())
+    before = bits(pool)
+    old = replace(d, context=replace(d.context, version="another"))
+    assert pool.apply_outcome(old, outcome(old, cost_usd=5.0)) == []
+    assert bits(pool) == before
+    room = pool.pacer.room_usd(1)
+    pool.apply_outcome(d, outcome(d, model="gone", cost_usd=0.0009))
+    assert pool.pacer.room_usd(1) == pytest.approx(room + float(d.predicted_cost_usd[0]) - 0.0009)

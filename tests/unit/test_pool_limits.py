@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from small_pools import LIMITED, bits, make, outcome, rng
 
@@ -9,10 +10,12 @@ from bandit import (
     Constraints,
     Feedback,
     FilterSettings,
+    Price,
     Prompt,
     Transition,
 )
 from bandit.errors import NoFeasibleArm
+from bandit.types import RequestLimits
 
 
 def violating(pool, arms, *, seconds, times=5):
@@ -106,9 +109,9 @@ def test_drift_does_not_free_a_filtered_arm():
     assert pool.filters.states == ("filtered", "unknown")
 
 
-def doubtful(**constraints):
-    """Two arms of which every third call is slow: surely not within 5 %, and not proved yet after twelve calls."""
-    pool = make(2, constraints=Constraints(p95_latency_s=2.0, **constraints))
+def doubtful(n=2, **constraints):
+    """Arms 0 and 1 have four calls each, of which two took 3 and 4 s: surely not within 5 %, and not proved yet."""
+    pool = make(n, constraints=Constraints(p95_latency_s=2.0, **constraints))
     d = pool.decide(Prompt(), rng(), decision_id="d", ts=0.0)
     for i in range(4):
         for arm in (0, 1):
@@ -120,8 +123,7 @@ def test_where_probably_no_arm_keeps_the_limits_rows_are_flagged_and_most_go_to_
     """Four calls each, two of them slow, are too few to be given up; a fifth says enough, and none is filtered yet."""
     pool, d = doubtful()
     assert not pool.decide(Prompt(), rng(), decision_id="d", ts=0.0).infeasible
-    for arm in (0, 1):
-        pool.apply_outcome(d, outcome(d, model=f"m{arm}", latency_s=0.1))
+    fifth_call(pool, d)
     assert pool.filters.states == ("unknown", "unknown")
     assert pool.filters.hopeless
     flagged = pool.decide(Prompt(), rng(), decision_id="d", ts=0.0)
@@ -135,9 +137,41 @@ def test_where_probably_no_arm_keeps_the_limits_rows_are_flagged_and_most_go_to_
     assert not pool.decide(Prompt(), rng(), decision_id="d", ts=0.0).infeasible
 
 
+def fifth_call(pool, d):
+    for model in ("m0", "m1"):
+        pool.apply_outcome(d, outcome(d, model=model, latency_s=0.1))
+
+
+def test_probes_of_filtered_arms_go_on_where_the_others_probably_miss_their_limits():
+    pool, d = doubtful(3)
+    fifth_call(pool, d)
+    assert not pool.decide(Prompt(), rng(), decision_id="d", ts=0.0).infeasible  # m2 has not been tried
+    violating(pool, [2], seconds={2: 9.0})
+    flagged = pool.decide(Prompt(), rng(), decision_id="d", ts=0.0)
+    assert flagged.infeasible
+    assert list(flagged.feasible) == [True, True, False]
+    assert flagged.probabilities[2] == 0.005
+    assert 0 < flagged.probabilities[1] <= 0.2 * 0.995
+    assert flagged.probabilities.sum() == pytest.approx(1.0)
+
+
+def test_a_least_violating_arm_that_the_request_rules_out_gets_nothing():
+    """m0 is the least violating, and too dear for this request; m1 is what remains but for the probes of m2."""
+    pool, d = doubtful(3)
+    fifth_call(pool, d)
+    violating(pool, [2], seconds={2: 9.0})
+    pool.set_prices({"m0": Price(1.0, 90.0)})
+    cost_usd, _ = pool.upper_bounds(d.context)
+    limits = RequestLimits(max_cost_usd=float(cost_usd[1:].max()) * 1.01)
+    flagged = pool.decide(Prompt(), rng(), decision_id="d", ts=0.0, limits=limits)
+    assert flagged.infeasible
+    np.testing.assert_allclose(flagged.probabilities, [0.0, 0.995, 0.005])
+
+
 def test_a_pool_that_fails_where_none_is_feasible_needs_proof_for_it():
     pool, d = doubtful(on_infeasible="fail")
-    for arm in (0, 1):
-        pool.apply_outcome(d, outcome(d, model=f"m{arm}", latency_s=0.1))
+    fifth_call(pool, d)
     assert pool.filters.hopeless
-    assert not pool.decide(Prompt(), rng(), decision_id="d", ts=0.0).infeasible
+    d = pool.decide(Prompt(), rng(), decision_id="d", ts=0.0)
+    assert not d.infeasible
+    assert d.probabilities.max() < 0.8

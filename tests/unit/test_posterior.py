@@ -254,6 +254,52 @@ def test_a_reset_touches_one_head_of_one_arm():
     np.testing.assert_allclose([h.counts(0, 1), h.counts(1, 1)], [[1.0, 1.0], [0.1, 1.0]])
 
 
+def test_an_introduced_arm_by_hand():
+    """Arms with (1, 1) and (0): averages 5/6 and 1/4, so it starts at 13/24, sure of it as after a quarter.
+
+    Residuals around the prior ½: 0.5 − 1/3 and 0.25 − 0.25/2. The prior of σ², 0.16 worth 8, is drawn to all of them;
+    the newcomer's own are a quarter of the others' mean noise.
+    """
+    h = heads(n_arms=3)
+    for arm, y in ((0, 1.0), (0, 1.0), (1, 0.0)):
+        h.observe(arm, ONE, {0: y}, made_at=0, now=0)
+    h.settle(0)
+    residuals = np.array([1 / 6, 1 / 8])
+    pooled = (residuals.sum() + 8 * 0.16) / (3 + 8)
+    noise = float(((residuals + 8 * pooled) / (8 + np.array([2, 1]))).mean())
+    h.introduce(2, 0)
+    own = (residuals.sum() + 0.25 * noise + 8 * 0.16) / (3.25 + 8)
+    expected = (0.25 * noise + 8 * own) / 8.25
+    np.testing.assert_allclose([part[0, 2] for part in h.predict(ONE, 0)], [13 / 24, expected / 1.25, expected])
+    np.testing.assert_allclose(h.counts(0, 0), [2, 1, 0.25])
+    h.observe(2, ONE, {0: 1.0}, made_at=0, now=0)
+    assert h.averages(0, 0)[2] == pytest.approx((1.25 * 13 / 24 + 1.0) / 2.25)
+
+
+@pytest.mark.parametrize("slopes", ["never", "always"])
+def test_an_introduced_arm_starts_at_the_mean_however_much_has_been_forgotten(slopes):
+    h = heads(n_arms=3, d=3, half_life=20.0, slopes=slopes)
+    rng = np.random.default_rng(7)
+    for t, x in enumerate(contexts(rng, 90, 3)):
+        h.observe(t % 2, x, {0: 0.9 - 0.3 * (t % 2)}, made_at=t, now=t)
+    h.introduce(2, 90)
+    averages = h.averages(0, 90)
+    assert averages[2] == pytest.approx(averages[:2].mean())
+    assert h.predict(np.array([1.0, 0.0, 0.0]), 90)[0][0, 2] == pytest.approx(averages[2])
+    assert h.counts(0, 90)[2] == pytest.approx(0.25)
+    h.introduce(2, 90, quality=0.2, samples=12.0)
+    assert h.averages(0, 90)[2] == pytest.approx(0.2)
+    assert h.counts(0, 90)[2] == pytest.approx(12.25)
+
+
+def test_an_arm_introduced_among_others_without_answers_keeps_its_prior():
+    h = heads(n_arms=2)
+    before = h.state()
+    h.introduce(1, 5)
+    for name, array in h.state().items():
+        np.testing.assert_array_equal(array, before[name])
+
+
 def learn(h, n, d, seed=0):
     """Feed n observations of a linear signal, to any arm."""
     rng = np.random.default_rng(seed)

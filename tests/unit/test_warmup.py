@@ -166,6 +166,16 @@ def test_bounds_know_how_far_the_warm_rows_went_beyond_what_is_expected():
     assert np.exp(state[1][0][1:]).mean() == pytest.approx(1.0, abs=0.15)
 
 
+def test_bounds_learn_of_the_last_512_rows_only_and_of_what_was_measured():
+    """Every tenth latency is missing: of rows 88 to 599 those are 90, 100, …, 590. m1 has neither cost nor price."""
+    pool = pool_of()
+    pool.set_prices({"m1": None})
+    seen = experience(600, 1)
+    seen.latency_s[::10] = NAN
+    warm_start(pool, contexts(pool, 600), {"m0": seen, "m1": seen})
+    assert [[values[0] for values in row] for row in pool.bounds.state()] == [[512.0, 0.0], [461.0, 461.0]]
+
+
 def test_contexts_of_other_features_or_none_are_refused():
     pool = pool_of()
     other = Pool([Arm("m0")], features=Features(["a"]))
