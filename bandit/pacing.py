@@ -31,12 +31,13 @@ class Pacer:
     over orders of magnitude, and no absolute step suits them all. Near 0 it is the additive step `η·λ₀`.
 
     *Bucket*: each request brings B; what is not spent stays for 1,000 requests, then expires. `room_usd` is what the
-    next request may cost so that no 1,000 requests in a row cost more than 1.01·1,000·B. At the start the bucket holds
-    the 1 % (10·B), as if B had been spent on each of 1,000 requests before; so a stream of n requests costs at most
-    `n·B + 10·B` in its first 1,000. A request's expected cost is booked when it is decided and put right when its real
-    cost is known; whoever chooses compares `room_usd` with a high quantile of the cost. The bound is passed only by as
-    much as realised costs pass what was allowed for, and by the cheapest arm, which must remain where nothing is
-    affordable.
+    next request may cost so that no 1,000 requests in a row cost more than 1.01·1,000·B, half of that 1 % kept back. At
+    the start the bucket holds the other half (5·B), as if B had been spent on each of 1,000 requests before: a stream
+    of n ≤ 1,000 requests costs at most `n·B + 10·B`. A request's expected cost is booked when it is decided and put
+    right when its real cost is known; whoever chooses compares `room_usd` with the worst it expects. The bound is
+    passed only by as much as realised costs pass that by more than is kept back (one answer of 28 budgets did, on real
+    outcomes), by calls in flight that cost more than expected, and by the cheapest arm, which must remain where nothing
+    is affordable.
     """
 
     def __init__(self, usd_per_request: float) -> None:

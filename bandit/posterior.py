@@ -100,7 +100,7 @@ class Heads:
         self._intercept_moment = np.zeros(shape)
         self.shared = np.zeros((n_heads, dimension))  # slopes that all arms share; entry 0 stays 0
         self._inverse = np.empty((*shape, dimension, dimension))
-        # Per arm, as of its last rebuild: moment, square, observations (noise prior included), log det A/Λ₀, residual
+        # Per arm, as of its last rebuild: moment; then square, weight of its observations, log det A/Λ₀, residual
         # of the intercept alone and its log det.
         self._moment_then = np.zeros((*shape, dimension))
         self._then = np.zeros((5, *shape))

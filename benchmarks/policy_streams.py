@@ -94,16 +94,6 @@ class Stream:
             output_tokens=np.hstack((self.output_tokens, other.output_tokens)),
         )
 
-    def of_models(self, models: list[int]) -> Stream:
-        """The same calls with some of the models only."""
-        return replace(
-            self,
-            quality=self.quality[models],
-            cost_usd=self.cost_usd[models],
-            latency_s=self.latency_s[models],
-            output_tokens=self.output_tokens[models],
-        )
-
     def means(self, values: FloatArray, part: int | None = None) -> FloatArray:
         """Each model's mean of `values` (n_models, n) over a part (None: all), shape (n_models,)."""
         picked = values if part is None else values[:, self.part == part]
