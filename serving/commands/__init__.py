@@ -1,0 +1,1 @@
+"""The commands that work offline or from outside the service, one module each; `serving.cli` gives them their names."""
