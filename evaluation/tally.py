@@ -1,0 +1,165 @@
+"""Sums of every estimator's terms for one metric under one candidate, gathered part by part and added up at the end.
+
+Everything an answer needs is a sum over rounds, by block for the bootstrap and by group for categories and tiers: a log
+of any size fits, parts may be read by different processes, and `merge` adds them. Knows no log and prints nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandit.types import FloatArray
+from evaluation.estimators import ESTIMATORS, TUNED
+from evaluation.estimators.doubly_robust import doubly_robust
+from evaluation.rounds import Rounds, Terms
+
+__all__ = ["LOGGED", "MORE_ROBUST", "THRESHOLDS", "Support", "Tally"]
+
+LOGGED = "logged"
+MORE_ROBUST = "more robust DR"
+THRESHOLDS = (inf, *(float(2**k) for k in range(10, -1, -1)))
+"""Of the tuned estimators, from least bias to most."""
+MOST_BLOCKS = 1_000
+
+
+@dataclass(slots=True)
+class Support:
+    """How well the log covers a candidate, by group, each of shape (n_groups,); ratio: π/p of the arm drawn.
+
+    `rounds`, `observed` (those with a value); `weight`, `weight_square`: Σw and Σw² over the observed ones;
+    `largest` w; `ratio`: Σ π/p over all rounds; `gap`: Σ of its probability on arms that could not be drawn.
+    """
+
+    rounds: FloatArray
+    observed: FloatArray
+    weight: FloatArray
+    weight_square: FloatArray
+    largest: FloatArray
+    ratio: FloatArray
+    gap: FloatArray
+
+    @property
+    def effective_samples(self) -> FloatArray:
+        """(Σw)² / Σw² (Kish, 1965): about how many rounds of the candidate's own the log is worth."""
+        return np.where(self.weight_square > 0, self.weight**2 / np.maximum(self.weight_square, 1e-300), 0.0)
+
+    @property
+    def mean_ratio(self) -> FloatArray:
+        """Mean of π/p, which is 1 in expectation if propensities are right and nothing lacks support."""
+        return self.ratio / np.maximum(self.rounds, 1.0)
+
+    @property
+    def gap_share(self) -> FloatArray:
+        """Share of the candidate's choices that the log can say nothing about."""
+        return self.gap / np.maximum(self.rounds, 1.0)
+
+
+class Tally:
+    """One metric under one candidate over `n_rounds` rounds in their order, in at most 1,000 blocks of equal length.
+
+    Group 0 is all rounds; the others are what `add` is told.
+    """
+
+    def __init__(self, n_rounds: int, n_groups: int = 1) -> None:
+        self.n_rounds, self.n_groups = n_rounds, n_groups
+        self.n_blocks = max(1, min(n_rounds, MOST_BLOCKS))
+        names = [LOGGED, *ESTIMATORS, MORE_ROBUST]
+        tuned = [(name, threshold) for name in TUNED for threshold in THRESHOLDS]
+        self.blocks = {key: np.zeros((3, self.n_blocks)) for key in (*((n, inf) for n in names), *tuned)}
+        """By estimator and threshold: sums of direct, residual and weight (0 where not self-normalised) by block."""
+        self.counts = np.zeros((n_groups, self.n_blocks))
+        self.grouped = {name: np.zeros((3, n_groups, self.n_blocks)) for name in (LOGGED, *ESTIMATORS)}
+        self.squares = dict.fromkeys(self.blocks, 0.0)
+        """Σ (direct + residual)² over rounds, for variances."""
+        self.support = Support(*(np.zeros(n_groups) for _ in range(7)))
+        self.largest_possible = 0.0
+        """The largest weight that any round could have had, whichever arm had been drawn."""
+
+    def add(
+        self, start: int, rounds: Rounds, groups: NDArray[np.intp] | None = None, robust: FloatArray | None = None
+    ) -> None:
+        """Take in the rounds from number `start` on.
+
+        `groups` (n, g): further groups each one is in. `robust` (n, K): predictions fitted for the more robust DR.
+        """
+        n = len(rounds)
+        block = (np.arange(start, start + n) * self.n_blocks) // self.n_rounds
+        own = np.zeros((n, 1), dtype=np.intp)
+        codes = own if groups is None else np.hstack((own, groups))
+        cells = (codes * self.n_blocks + block[:, None]).ravel()
+        self.counts += np.bincount(cells, minlength=self.counts.size).reshape(self.counts.shape)
+        self._note_support(rounds, codes)
+        starts = np.flatnonzero(np.diff(block, prepend=-1))
+        for name, terms in self._plain_terms(rounds):
+            self._add(name, inf, terms, block, starts)
+            for row, values in enumerate(_columns(terms)):
+                spread = np.repeat(values, codes.shape[1])
+                sums = np.bincount(cells, weights=spread, minlength=self.counts.size)
+                self.grouped[name][row] += sums.reshape(self.counts.shape)
+        for name, tuned in TUNED.items():
+            for threshold in THRESHOLDS:
+                self._add(name, threshold, tuned(rounds, threshold), block, starts)
+        if robust is not None:
+            self._add(MORE_ROBUST, inf, doubly_robust(rounds.with_predicted(robust)), block, starts)
+
+    def merge(self, other: Tally) -> None:
+        """Add another part of the same rounds."""
+        for key, sums in other.blocks.items():
+            self.blocks[key] += sums
+            self.squares[key] += other.squares[key]
+        for name, grouped in other.grouped.items():
+            self.grouped[name] += grouped
+        self.counts += other.counts
+        mine, theirs = self.support, other.support
+        for field in Support.__slots__:
+            fold = np.maximum if field == "largest" else np.add
+            setattr(mine, field, fold(getattr(mine, field), getattr(theirs, field)))
+        self.largest_possible = max(self.largest_possible, other.largest_possible)
+
+    def variance(self, name: str, threshold: float = inf) -> float:
+        """Sample variance of an estimator's terms over rounds; for those that are not self-normalised."""
+        n = float(self.counts[0].sum())
+        mean = float(self.blocks[name, threshold][:2].sum()) / n
+        return max(0.0, (self.squares[name, threshold] - n * mean * mean) / max(1.0, n - 1.0))
+
+    @staticmethod
+    def _plain_terms(rounds: Rounds) -> list[tuple[str, Terms]]:
+        share = np.where(rounds.observed, 1.0 / rounds.observed_share[rounds.chosen], 0.0)
+        logged = Terms(np.zeros(len(rounds)), share * rounds.known_value, share)
+        return [(LOGGED, logged), *((name, estimator(rounds)) for name, estimator in ESTIMATORS.items())]
+
+    def _add(
+        self, name: str, threshold: float, terms: Terms, block: NDArray[np.intp], starts: NDArray[np.intp]
+    ) -> None:
+        sums = self.blocks[name, threshold]
+        for row, values in enumerate(_columns(terms)):
+            sums[row, block[starts]] += np.add.reduceat(values, starts)
+        total = terms.direct + terms.residual
+        self.squares[name, threshold] += float(total @ total)
+
+    def _note_support(self, rounds: Rounds, codes: NDArray[np.intp]) -> None:
+        weight, ratio = rounds.weight, rounds.ratio
+        gap = np.where(rounds.behaviour > 0, 0.0, rounds.target).sum(axis=1)
+        support = self.support
+        for column in codes.T:
+            for total, values in (
+                (support.rounds, None),
+                (support.observed, rounds.observed.astype(np.float64)),
+                (support.weight, weight),
+                (support.weight_square, weight * weight),
+                (support.ratio, ratio),
+                (support.gap, gap),
+            ):
+                np.add(total, np.bincount(column, weights=values, minlength=self.n_groups), out=total)
+            np.maximum.at(support.largest, column, weight)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            possible = rounds.target / (rounds.behaviour * rounds.observed_share)
+        self.largest_possible = max(self.largest_possible, float(np.max(possible[rounds.behaviour > 0], initial=0.0)))
+
+
+def _columns(terms: Terms) -> tuple[FloatArray, FloatArray, FloatArray]:
+    return terms.direct, terms.residual, np.zeros_like(terms.direct) if terms.weight is None else terms.weight
