@@ -24,6 +24,7 @@ from bandit.types import BoolArray, Context, Decision, Feedback, FloatArray, Out
 __all__ = ["DriftReset", "Pool"]
 
 _STILL_EXPLORED = 0.2  # of the traffic, where probably no arm keeps its limits, though not all are proved not to
+_BENCHMARK_ANSWERS = 500.0  # as a warm start's effective samples
 _NO_LIMITS = RequestLimits()
 
 
@@ -213,13 +214,22 @@ class Pool(Members):
         self.newcomers.graded(self.names[arm], float(self.heads.counts(QUALITY, self.step)[arm]))
         return changes + self._watch(QUALITY, arm, residual, replay=replay)
 
-    def apply_benchmark(self, model: str, quality: float) -> list[Change]:
-        """Count one graded benchmark answer as evidence on the accuracy limit."""
+    def apply_benchmark(self, model: str, quality: float, category: str | None = None) -> list[Change]:
+        """Learn one graded benchmark answer: evidence on the accuracy limit, and a warm start of the quality head.
+
+        The head learns in the context of `category` alone, and only while an arm's graded answers of all kinds count
+        for fewer than 500 (discounted): a suite's prompts are not the traffic, and must not outweigh it. The limit's
+        evidence has no such bound. Not watched for drift, which is the traffic's. Raises `UnknownArm`.
+        """
         if model not in self._index:
             raise UnknownArm(model, self.names)
+        arm = self._index[model]
+        if float(self.heads.counts(QUALITY, self.step)[arm]) < _BENCHMARK_ANSWERS:
+            x = self.features.extract(Prompt(category=category)).x.astype(np.float64)
+            self.heads.observe(arm, x, {QUALITY: quality}, made_at=self.step, now=self.step)
         if self.constraints.accuracy_evidence == "feedback":
             return []
-        return [*self.standing.observe_accuracy(self._index[model], quality)]
+        return [*self.standing.observe_accuracy(arm, quality)]
 
     def apply_reset(self, model: str, head: str, change: float) -> list[Change]:
         """Act on drift of one head of an arm: reset the head, and restart evidence that the change has made stale."""

@@ -20,6 +20,7 @@ from aiohttp import web
 from serving.admin import AdminDesk
 from serving.admission import Admission
 from serving.analytics import AnalyticalLog
+from serving.benchmarks import BenchmarkDesk
 from serving.feedback import FeedbackDesk
 from serving.handlers import Handlers
 from serving.http_errors import error_middleware, without_request_bytes
@@ -77,8 +78,10 @@ async def serve(settings: Settings) -> AsyncIterator[str]:
         metrics_of = {pool.name: pool.quality_metrics or {} for pool in settings.pools}
         desk = FeedbackDesk(learner, metrics_of, server.feedback_horizon_s)
         admin, admission = AdminDesk(learner, upstreams, os.environ), Admission(settings.auth)
-        routing = Routing(learner, upstreams)
-        handlers = Handlers(server, admission, routing, desk, admin=admin, learner=learner, metrics=metrics)
+        routing, benchmarks = Routing(learner, upstreams), BenchmarkDesk(learner, store, metrics)
+        handlers = Handlers(
+            server, admission, routing, desk, admin=admin, benchmarks=benchmarks, learner=learner, metrics=metrics
+        )
         metrics.store_pending.set_function(lambda: store.pending)
         metrics.log_lag.set_function(lambda: log.lag_events)
         metrics.log_trouble.labels("failed").set_function(lambda: log.failed_flushes)

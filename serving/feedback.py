@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, model_validator
 
 from bandit.types import Feedback, Outcome
-from serving.errors import Conflict, ExpiredDecision, InvalidFields, ServiceError, UnknownDecision
+from serving.bodies import Body, Cost, Quality, Seconds, Tokens, validated
+from serving.errors import Conflict, ExpiredDecision, ServiceError, UnknownDecision
 from serving.imputation import IMPUTED, is_imputed
 from serving.learner import Learner
 from serving.records import Record, made_at_s
@@ -24,22 +25,15 @@ __all__ = ["MAX_BATCH", "FeedbackDesk", "OutcomeItem", "RewardItem", "parse_outc
 
 MAX_BATCH = 1_000
 _MAX_METRICS = 50
-_MAX_PROBLEMS = 100  # named in one answer
 Accepted = Literal["recorded", "revised", "duplicate"]
 DecisionId = Annotated[str, Field(min_length=1, max_length=64)]
-Seconds = Annotated[float, Field(ge=0, le=1e7, allow_inf_nan=False)]
-Tokens = Annotated[int, Field(ge=0, le=10**9)]
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class RewardItem(_Body):
+class RewardItem(Body):
     """Feedback for one decision: a quality, metrics, or both."""
 
     decision_id: DecisionId
-    quality: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    quality: Quality | None = None
     metrics: dict[Annotated[str, Field(min_length=1, max_length=64)], Annotated[float, Field(allow_inf_nan=False)]] = (
         Field(default_factory=dict, max_length=_MAX_METRICS)
     )
@@ -54,7 +48,7 @@ class RewardItem(_Body):
         return self
 
 
-class OutcomeItem(_Body):
+class OutcomeItem(Body):
     """The outcome of a call the caller made itself, after `/v1/route`."""
 
     decision_id: DecisionId
@@ -63,7 +57,7 @@ class OutcomeItem(_Body):
     time_to_first_token_s: Seconds | None = None
     input_tokens: Tokens | None = None
     output_tokens: Tokens | None = None
-    cost_usd: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] | None = None
+    cost_usd: Cost | None = None
     http_status: Annotated[int, Field(ge=100, le=599)] | None = None
     error: Annotated[str, Field(max_length=200)] | None = None
 
@@ -75,13 +69,13 @@ _outcome = TypeAdapter(OutcomeItem)
 
 def parse_rewards(body: Any) -> RewardItem | list[RewardItem]:
     """One item or a list of up to 1,000; raises InvalidFields with every problem's path."""
-    items: RewardItem | list[RewardItem] = _validated(_many_rewards if isinstance(body, list) else _one_reward, body)
+    items: RewardItem | list[RewardItem] = validated(_many_rewards if isinstance(body, list) else _one_reward, body)
     return items
 
 
 def parse_outcome(body: Any) -> OutcomeItem:
     """One outcome; raises InvalidFields."""
-    item: OutcomeItem = _validated(_outcome, body)
+    item: OutcomeItem = validated(_outcome, body)
     return item
 
 
@@ -273,20 +267,3 @@ def _list_cost_usd(arms: Sequence[Any], model: str, item: OutcomeItem) -> float 
 def _same_outcome(known: Outcome, new: Outcome) -> bool:
     names = ("model", "status", "latency_s", "time_to_first_token_s", "input_tokens", "output_tokens", "cost_usd")
     return all(getattr(known, name) == getattr(new, name) for name in names)
-
-
-def _validated(adapter: TypeAdapter[Any], body: Any) -> Any:
-    try:
-        return adapter.validate_python(body)
-    except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False)[:_MAX_PROBLEMS]
-        raise InvalidFields([_problem(e) for e in found]) from None
-
-
-def _problem(error: Any) -> dict[str, str]:
-    path = ""
-    for part in error["loc"]:
-        if part == "[key]":  # pydantic's mark for a mapping's key
-            continue
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
-    return {"param": path, "message": error["msg"]}

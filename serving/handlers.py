@@ -16,6 +16,7 @@ from aiohttp import web
 
 from serving.admin import AdminDesk
 from serving.admission import Admission, Principal
+from serving.benchmarks import BenchmarkDesk, parse_results
 from serving.errors import CallerGone, InvalidRequest, ServiceError, Unavailable, UnknownModel
 from serving.feedback import FeedbackDesk, parse_outcome, parse_rewards
 from serving.http_errors import described
@@ -44,12 +45,14 @@ class Handlers:
         desk: FeedbackDesk,
         *,
         admin: AdminDesk,
+        benchmarks: BenchmarkDesk,
         learner: Learner,
         metrics: Metrics,
     ) -> None:
         self._server = server
         self._admission, self._routing, self._desk = admission, routing, desk
-        self._admin, self._learner, self._metrics = admin, learner, metrics
+        self._admin, self._benchmarks = admin, benchmarks
+        self._learner, self._metrics = learner, metrics
         self._started_at = int(time.time())
         self.ready = False
 
@@ -69,6 +72,7 @@ class Handlers:
             web.get("/admin/models", self.admin_models),
             web.post("/admin/models", self.add_model),
             web.delete("/admin/models/{name:.+}", self.remove_model),
+            web.post("/admin/benchmarks", self.post_benchmarks),
         ]
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
@@ -197,6 +201,13 @@ class Handlers:
             raise InvalidRequest("unknown; there is only pools", unknown[0])
         pools = request.query.getall("pools", [])
         return _json(await self._admin.remove(request.match_info["name"], pools, principal.user))
+
+    async def post_benchmarks(self, request: web.Request) -> web.Response:
+        """`POST /admin/benchmarks`: up to 1,000 graded answers of one run of a suite."""
+        self._admit_admin(request)
+        results = parse_results(parse_json(await self._read(request)))
+        became = await self._benchmarks.accept(results, time.time())
+        return _json({"recorded": became.recorded, "duplicates": became.duplicates})
 
     async def _infer(self, request: web.Request, kind: Kind) -> web.StreamResponse:
         started = time.perf_counter()

@@ -141,7 +141,15 @@ class Learner:
         record.feedback = feedback
         if feedback.quality is not None and first and not is_imputed(feedback):
             self._metrics.graded(record.decision.pool, record.served_by, feedback.quality)
-        self._log_changes(record, changes)
+        self._log_changes(self.pools.get(record.decision.pool), changes)
+        self._snapshot_if_due()
+        return durable
+
+    def record_benchmark(self, event: Event) -> asyncio.Future[None]:
+        """Log a benchmark result (`records.benchmark_event`) and learn it; the future resolves once it is durable."""
+        durable = self._append(event)
+        for pool, changes in self._learn_benchmark(event):
+            self._log_changes(pool, changes)
         self._snapshot_if_due()
         return durable
 
@@ -230,6 +238,12 @@ class Learner:
             if record is not None:
                 self._apply_feedback(record, feedback, replay=True)
                 record.feedback = feedback
+        else:
+            self._replay_of_no_decision(event)
+
+    def _replay_of_no_decision(self, event: Event) -> None:
+        if event.kind == "benchmark_result":
+            self._learn_benchmark(event)
         elif event.kind in (ADDED, REMOVED):
             self.roster.apply(event.kind, orjson.loads(event.payload), self.pools)
         elif event.kind == "filter_event":
@@ -257,11 +271,20 @@ class Learner:
             return []
         return learn_feedback(pool, record, feedback, replay=replay)
 
+    def _learn_benchmark(self, event: Event) -> list[tuple[Pool, list[Change]]]:
+        """Teach every pool that has the model; an answer that never came says nothing about accuracy."""
+        row = orjson.loads(event.payload)
+        model, quality, category = row["model"], row.get("quality"), row.get("category")
+        if quality is None or row.get("error") is not None:
+            return []
+        having = [pool for pool in self.pools.values() if model in pool.names]
+        return [(pool, pool.apply_benchmark(model, quality, category)) for pool in having]
+
     def _learn_outcome(self, record: Record, outcome: Outcome) -> None:
         record.outcome = outcome
         self._remember(record)  # feedback often follows at once, sooner than the store could tell of the outcome
         self._metrics.attempt(record.decision.pool, record.decision.mode, outcome)
-        self._log_changes(record, self._apply_outcome(record, outcome))
+        self._log_changes(self.pools.get(record.decision.pool), self._apply_outcome(record, outcome))
         self._snapshot_if_due()
 
     def _learning_pool(self, decision: Decision) -> Pool | None:
@@ -273,9 +296,8 @@ class Learner:
             return None
         return reward(pool.objective, feedback.quality, record.outcome.cost_usd, record.outcome.latency_s)
 
-    def _log_changes(self, record: Record, changes: list[Change]) -> None:
-        if changes:
-            pool = self.pools[record.decision.pool]
+    def _log_changes(self, pool: Pool | None, changes: list[Change]) -> None:
+        if pool is not None and changes:
             self._metrics.filter_states(pool)
             events = [filter_event(pool.name, pool.names, change) for change in changes]
             for event in events:

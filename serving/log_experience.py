@@ -38,8 +38,11 @@ _DECISIONS = """
     ORDER BY d.seq, o.attempt
 """
 _BENCHMARKS = """
-    SELECT category, model, quality, latency_s FROM benchmark_results
+    SELECT category, model, quality, {tokens}, cost_usd, latency_s FROM benchmark_results
     WHERE list_contains($models, model) AND error IS NULL ORDER BY seq DESC LIMIT $most
+"""
+_HAS_TOKENS = """
+    SELECT count(*) FROM duckdb_columns() WHERE table_name = 'benchmark_results' AND column_name = 'output_tokens'
 """
 _VERSIONS = "SELECT context_version, count(*) FROM decisions WHERE pool = $pool AND mode = 'bandit' GROUP BY 1"
 
@@ -78,7 +81,7 @@ def read_log(
 ) -> LoggedExperience:
     """The latest 50,000 decisions of a pool made with the same features, and as many benchmark results of its models.
 
-    A benchmark result has no prompt in the log: its context has the category only, and it teaches quality and latency.
+    A benchmark result has no prompt in the log: its context has the category only.
     `take_imputed`: whether feedback that was only assumed counts. Waits up to ten seconds for the service to let go of
     the file. Raises InvalidInput for a file that is no log, or has nothing of the pool.
     """
@@ -86,11 +89,13 @@ def read_log(
     with _opened(path) as log:
         parameters = {"pool": pool, "version": features.version, "most": _MOST_DECISIONS}
         decisions = log.execute(_DECISIONS, parameters | {"imputed": IMPUTED, "take_imputed": take_imputed}).fetchall()
-        benchmarks = log.execute(_BENCHMARKS, {"models": list(models), "most": _MOST_DECISIONS}).fetchall()
+        tokens = "output_tokens" if log.execute(_HAS_TOKENS).fetchall()[0][0] else "NULL"  # a log of before has none
+        parameters = {"models": list(models), "most": _MOST_DECISIONS}
+        benchmarks = log.execute(_BENCHMARKS.format(tokens=tokens), parameters).fetchall()
         others = dict(log.execute(_VERSIONS, {"pool": pool}).fetchall())
     n_decisions = _add_decisions(rows, decisions, features.version)
-    for category, model, quality, latency_s in benchmarks:
-        rows.add(features.extract(Prompt(category=category)), model, quality, None, None, latency_s)
+    for category, model, *values in benchmarks:
+        rows.add(features.extract(Prompt(category=category)), model, *values)
     experience = rows.experience(models)
     if not experience:
         if others and features.version not in others:

@@ -54,6 +54,9 @@ class Metrics:
         self.feedback = self._counter("feedback", "Feedback items by what became of them.", ("status",))
         self.quality_sum = self._counter("quality_sum", "Sum of first feedback's quality.", pool_model)
         self.quality_count = self._counter("quality_count", "Number of first feedback with a quality.", pool_model)
+        self.benchmark_results = self._counter(
+            "benchmark_results", "Benchmark results posted, by what became of them.", ("model", "status")
+        )
         self.state = Gauge(
             "pointsman_filter_state", "1 for the state an arm is in.", (*pool_model, "state"), registry=self.registry
         )

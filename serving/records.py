@@ -9,7 +9,8 @@ import re
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
 from typing import Any, Literal
 
 import orjson
@@ -20,8 +21,10 @@ from serving.admission import Principal
 from serving.store import Event
 
 __all__ = [
+    "BenchmarkResult",
     "DecisionIds",
     "Record",
+    "benchmark_event",
     "decision_event",
     "feedback_event",
     "filter_event",
@@ -32,6 +35,7 @@ __all__ = [
 ]
 
 _PREFIX = "pm-"
+_BENCHMARK_PREFIX = "bench-"
 _ID = re.compile(r"pm-([0-9a-f]{12})[0-9a-f]{20}")
 
 
@@ -56,6 +60,29 @@ class Record:
     def failed(self) -> bool:
         """Whether there is no answer that feedback could speak of."""
         return self.outcome is not None and self.outcome.status != "ok"
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkResult:
+    """What one model made of one item of a suite in one run: a quality in [0, 1], or the code of an error."""
+
+    suite: str
+    run: str
+    item_id: str
+    model: str
+    category: str | None = None
+    quality: float | None = None
+    latency_s: float | None = None
+    cost_usd: float | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    error: str | None = None
+
+    @property
+    def key(self) -> str:
+        """The same for the same item, model, suite and run, whatever came of it: a result is recorded once."""
+        named = orjson.dumps([self.suite, self.run, self.model, self.item_id])
+        return f"{_BENCHMARK_PREFIX}{blake2b(named, digest_size=16).hexdigest()}"
 
 
 class DecisionIds:
@@ -98,6 +125,11 @@ def outcome_event(outcome: Outcome) -> Event:
 def feedback_event(feedback: Feedback, reward: float | None) -> Event:
     """The event of feedback; `reward` is the scorer's value with it, where everything it needs is known."""
     return Event("feedback", feedback.decision_id, feedback.ts, orjson.dumps(_fields(feedback) | {"reward": reward}))
+
+
+def benchmark_event(result: BenchmarkResult, ts: float) -> Event:
+    """The event of a benchmark result; it is found by the result's key."""
+    return Event("benchmark_result", result.key, ts, orjson.dumps({"ts": ts} | asdict(result)))
 
 
 def _fields(value: Outcome | Feedback) -> dict[str, Any]:

@@ -51,12 +51,8 @@ def folded(config, events):
             if decision.mode == "bandit":
                 pools[decision.pool].advance(decision)
             continue
-        if event["kind"] in ("model_added", "model_removed"):
-            _change_models(pools, arms, row)
-            continue
-        if event["kind"] == "filter_event":
-            if row["reason"] == "drift":
-                pools[row["pool"]].apply_reset(row["model"], row["constraint_name"], row["evidence"])
+        if event["kind"] not in ("outcome", "feedback"):
+            _apply_of_no_decision(pools, arms, event["kind"], row)
             continue
         decision = decisions[event["decision_id"]]
         if decision.mode != "bandit":
@@ -68,6 +64,17 @@ def folded(config, events):
             del row["reward"]
             pools[decision.pool].apply_feedback(decision, Feedback(**row), replay=True)
     return {name: pool.state() for name, pool in pools.items()}
+
+
+def _apply_of_no_decision(pools, arms, kind, row):
+    if kind in ("model_added", "model_removed"):
+        _change_models(pools, arms, row)
+    elif kind == "benchmark_result":
+        for pool in pools.values():
+            if row["model"] in pool.names and row["error"] is None:
+                pool.apply_benchmark(row["model"], row["quality"], row["category"])
+    elif row["reason"] == "drift":
+        pools[row["pool"]].apply_reset(row["model"], row["constraint_name"], row["evidence"])
 
 
 def _change_models(pools, arms, row):

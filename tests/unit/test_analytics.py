@@ -368,7 +368,7 @@ async def test_a_newer_schema_is_left_alone(path, store, log):
         connection.execute("UPDATE schema_version SET version = version + 1")
     await store.append(outcomes(1))
     assert await log.flush() == 0
-    assert "schema is version 3 and this program knows up to 2; upgrade" in log.last_error
+    assert "schema is version 4 and this program knows up to 3; upgrade" in log.last_error
     assert counts(path) == (0, 0, 0)
 
 
@@ -458,6 +458,7 @@ async def test_a_file_of_the_first_version_is_brought_up_to_date(path, store, lo
     await log.flush()
     with duckdb.connect(str(path)) as connection:
         connection.execute("ALTER TABLE decisions DROP COLUMN withheld_usd")
+        _without_what_version_3_brought(connection)
         connection.execute("UPDATE schema_version SET version = 1")
     await store.append(events[1:])
     reopened = AnalyticalLog(path, store)
@@ -469,6 +470,28 @@ async def test_a_file_of_the_first_version_is_brought_up_to_date(path, store, lo
         (d.decision_id, d.pacer_multiplier, d.infeasible, withheld)
         for d, withheld in zip(made, (0.0, 0.25, 0.25), strict=True)
     ]
+
+
+def _without_what_version_3_brought(connection):
+    for column in ("run", "input_tokens", "output_tokens"):
+        connection.execute(f"ALTER TABLE benchmark_results DROP COLUMN {column}")
+
+
+async def test_a_file_of_the_second_version_gets_the_run_and_tokens_of_benchmark_results(path, store, log):
+    """Its rows stay, and nothing is known of their run."""
+    row = {"ts": 1.0, "suite": "s", "run": "r", "item_id": "1", "quality": 1.0, "input_tokens": 3, "output_tokens": 5}
+    await store.append([Event("benchmark_result", "", 1.0, dumps(row))])
+    await log.flush()
+    with duckdb.connect(str(path)) as connection:
+        _without_what_version_3_brought(connection)
+        connection.execute("UPDATE schema_version SET version = 2")
+    await store.append([Event("benchmark_result", "", 1.0, dumps(row | {"item_id": "2"}))])
+    reopened = AnalyticalLog(path, store)
+    assert await reopened.flush() == 1
+    await reopened.close()
+    assert query(path, "FROM schema_version") == [(3,)]
+    rows = query(path, "SELECT item_id, quality, run, input_tokens, output_tokens FROM benchmark_results ORDER BY seq")
+    assert rows == [("1", 1.0, None, None, None), ("2", 1.0, "r", 3, 5)]
 
 
 async def test_models_that_come_and_go_are_changes_of_standing(path, store, log):

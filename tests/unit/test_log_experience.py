@@ -111,12 +111,29 @@ async def test_benchmark_results_teach_by_their_category(held_store, read):
         held_store.append_nowait(
             [Event("benchmark_result", "", 1.0, orjson.dumps(row | {"ts": 1.0, "cost_usd": 0.1, "error": error}))]
         )
+    row = {"model": "b", "category": "math", "quality": 0.5, "output_tokens": 7, "error": None}
+    held_store.append_nowait([Event("benchmark_result", "", 1.0, orjson.dumps(row))])
     features = Features(["math"], text=None)
     logged = await read(features=features)
-    assert [known(logged.experience[m].quality) for m in "ab"] == [[1.0], [0.0]]
+    assert [sorted(known(logged.experience[m].quality)) for m in "ab"] == [[1.0], [0.0, 0.5]]
     assert known(logged.experience["a"].latency_s) == [2.0]
-    assert known(logged.experience["a"].cost_usd) == []
+    assert known(logged.experience["a"].cost_usd) == [0.1]
+    assert known(logged.experience["b"].output_tokens) == [7.0]
     np.testing.assert_array_equal(logged.contexts[0].x, features.extract(Prompt(category="math")).x)
+
+
+async def test_benchmark_results_of_a_log_of_the_second_version_are_read(held_store, read, tmp_path):
+    """It says nothing about tokens."""
+    row = {"model": "a", "category": "math", "quality": 1.0, "latency_s": 2.0, "cost_usd": 0.25, "error": None}
+    held_store.append_nowait([Event("benchmark_result", "", 1.0, orjson.dumps(row))])
+    await read()
+    with duckdb.connect(str(tmp_path / "log.duckdb")) as log:
+        for column in ("run", "input_tokens", "output_tokens"):
+            log.execute(f"ALTER TABLE benchmark_results DROP COLUMN {column}")
+        log.execute("UPDATE schema_version SET version = 2")
+    logged = read_log(tmp_path / "log.duckdb", "auto", ["a"], Features(["math"], text=None), take_imputed=True)
+    assert known(logged.experience["a"].cost_usd) == [0.25]
+    assert known(logged.experience["a"].output_tokens) == []
 
 
 async def test_decisions_with_other_features_are_named_and_not_learned(call, read):
