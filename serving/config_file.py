@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-__all__ = ["ConfigError", "Document", "EnvText", "Loc", "Problem", "dotted", "read_document"]
+__all__ = ["ConfigError", "Document", "EnvText", "Loc", "Problem", "dotted", "read_document", "read_value"]
 
 MAX_FILE_BYTES = 1_000_000
 MAX_NODES = 100_000  # counted after aliases are expanded, so that nested aliases cannot grow without bound
@@ -70,13 +70,15 @@ class EnvText(str):
 class Document:
     """A file's values (mappings, tuples, scalars), the line of each, and what is wrong with its form.
 
-    `broken` holds the places whose value could not be made; nothing else needs to be said about them.
+    `broken` holds the places whose value could not be made; nothing else needs to be said about them. `unset` holds
+    those of them that only lack a variable of the environment.
     """
 
     data: dict[str, Any] = field(default_factory=dict)
     lines: dict[Loc, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     broken: set[Loc] = field(default_factory=set)
+    unset: set[Loc] = field(default_factory=set)
 
     def line(self, loc: Loc) -> int | None:
         """The line of `loc`, or of the nearest thing around it that is in the file."""
@@ -103,6 +105,15 @@ def read_document(path: Path, env: Mapping[str, str]) -> Document:
     document = Document()
     document.data = _Builder(document, env).build(root, ())
     return document
+
+
+def read_value(text: str, document: Document, loc: Loc, env: Mapping[str, str]) -> Any:
+    """The value that `text` spells in YAML, for `loc` of a document, which is told of what is wrong with it.
+
+    Raises ConfigError where it is not YAML. Puts the value nowhere.
+    """
+    root = _compose(text)
+    return None if root is None else _Builder(document, env).build(root, loc)
 
 
 def dotted(loc: Loc) -> str:
@@ -315,6 +326,7 @@ class _Builder:
             which = ", ".join(dict.fromkeys(missing))
             hint = f"set it, or write ${{{missing[0]}:-default}}"
             self._broken(loc, f"needs {which} from the environment, which is not set", hint)
+            self._document.unset.add(loc)
         return EnvText.of(text, "".join(f"${{{name}}}" for name in names)) if names else text
 
     def _broken(self, loc: Loc, message: str, hint: str) -> None:

@@ -7,7 +7,7 @@ in readable form. The README's reference is made from the descriptions below.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 
 from bandit.types import Arm, Price
 from serving.config_file import ConfigError, Document, Problem, dotted, read_document
+from serving.config_overrides import fill_secrets, override
 from serving.config_problems import validation_problems
 from serving.config_rules import broken_rules, doubts, is_loopback
 from serving.config_values import (
@@ -35,14 +36,25 @@ from serving.pool_settings import PoolSettings
 __all__ = ["AuthSettings", "ConfigError", "ModelSettings", "PoolSettings", "Problem", "Settings", "load_settings"]
 
 
-def load_settings(path: Path, env: Mapping[str, str], server: Mapping[str, Any] | None = None) -> Settings:
+def load_settings(
+    path: Path,
+    env: Mapping[str, str],
+    server: Mapping[str, Any] | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    offline: bool = False,
+) -> Settings:
     """The settings in the YAML file at `path`; `${VAR}` is read from `env`.
 
-    `server` replaces values of the file's server section, as the command line does. Raises ConfigError with every
-    problem there is.
+    `server` replaces values of the file's server section, as the command line does; `overrides` any values
+    (`serving.config_overrides`). `offline`: nobody will be called, so keys, headers and endpoints need no variables.
+    Raises ConfigError with every problem there is.
     """
     try:
         document = read_document(path, env)
+        override(document, overrides, env)
+        if offline:
+            fill_secrets(document)
         section = document.data.get("server") or {}
         if server and isinstance(section, dict):
             document.data["server"] = section | dict(server)
