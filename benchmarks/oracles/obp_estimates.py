@@ -48,7 +48,7 @@ _RIDGE_ALPHA: Final = 1.0
 
 
 def random_log(*, seed: int, n: int, n_arms: int, target: str, reward: str) -> Log:
-    """Logged rounds, n of them: `target` random, sparse, deterministic or ties (of 4 arms), `reward` binary or continuous.
+    """Logged rounds, n of them; `target`: random, sparse, deterministic, ties (4 arms); `reward`: binary, continuous.
 
     Only what rounds alike everywhere: sums are cumulative, and there is no power, exponential or matrix product.
     """
