@@ -137,9 +137,9 @@ def _fields(value: Outcome | Feedback) -> dict[str, Any]:
     return {name: getattr(value, name) for name in value.__slots__}
 
 
-def filter_event(pool: str, names: Sequence[str], change: Change) -> Event:
-    """The event of an arm's change of standing: a filter's transition, or a head reset after drift."""
-    row: dict[str, Any] = {"ts": time.time(), "pool": pool, "model": names[change.arm]}
+def filter_event(pool: str, names: Sequence[str], change: Change, ts: float | None = None) -> Event:
+    """The event of an arm's change of standing: a filter's transition, or a head reset after drift; `ts`: default now."""
+    row: dict[str, Any] = {"ts": time.time() if ts is None else ts, "pool": pool, "model": names[change.arm]}
     if isinstance(change, DriftReset):
         row |= {"constraint_name": change.head, "reason": "drift", "evidence": change.change}
     else:
