@@ -138,7 +138,7 @@ def _fields(value: Outcome | Feedback) -> dict[str, Any]:
 
 
 def filter_event(pool: str, names: Sequence[str], change: Change, ts: float | None = None) -> Event:
-    """The event of an arm's change of standing: a filter's transition, or a head reset after drift; `ts`: default now."""
+    """The event of an arm's change of standing at `ts` (default: now): a filter's transition, or drift's reset."""
     row: dict[str, Any] = {"ts": time.time() if ts is None else ts, "pool": pool, "model": names[change.arm]}
     if isinstance(change, DriftReset):
         row |= {"constraint_name": change.head, "reason": "drift", "evidence": change.change}
