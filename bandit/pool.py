@@ -147,24 +147,37 @@ class Pool(Members):
         p = self.policy.probabilities(self._paced(utilities), self.filters.compliance(), self.step)
         return float(p @ known_cost(utilities.cost_usd))
 
-    def advance(self, decision: Decision) -> None:
-        """Count one routed request: the pool's clock of forgetting moves on, and the budget books it."""
+    def advance(self, decision: Decision, *, expected_usd: float | None = None) -> None:
+        """Count one routed request: the pool's clock of forgetting moves on, and the budget books it.
+
+        At what its arm is expected to cost, or at `expected_usd`: see `spent_usd` of `apply_outcome`.
+        """
         if self.pacer is not None:
-            self.pacer.reserve(self.step, booked_usd(decision))
+            self.pacer.reserve(self.step, booked_usd(decision) if expected_usd is None else expected_usd)
         self.step += 1
         self.heads.refresh(self.step)
 
-    def apply_outcome(self, decision: Decision, outcome: Outcome, *, replay: bool = False) -> list[Change]:
+    def apply_outcome(
+        self,
+        decision: Decision,
+        outcome: Outcome,
+        *,
+        replay: bool = False,
+        spent_usd: tuple[float, float | None] | None = None,
+    ) -> list[Change]:
         """Learn from one attempt's outcome; returns what it changed about the arm's standing.
 
         A success teaches tokens, latency and cost. A failure the model is to blame for teaches quality 0 and counts
         against every limit but accuracy. A call the caller abandoned teaches nothing, unless it was already past a
         latency limit when abandoned. With `replay` drift is not acted upon: the log holds the resets as events of
-        their own (`apply_reset`), so that a rebuilt pool equals the first.
+        their own (`apply_reset`), so that a rebuilt pool equals the first. `spent_usd`: what the budget booked and
+        pays instead of the decision's and the outcome's cost, for a pool that learns from what another one chose.
         """
         if decision.context.version != self.features.version:
             return []  # made by other features: its steps, too, may be those of another life of this pool
-        if self.pacer is not None:
+        if self.pacer is not None and spent_usd is not None:
+            self.pacer.settle(decision.step, self.step, *spent_usd, decision.withheld_usd)
+        elif self.pacer is not None:
             known = 0.0 if outcome.cost_usd is None and outcome.status in ("error", "timeout") else outcome.cost_usd
             if outcome.attempt == 0:
                 self.pacer.settle(decision.step, self.step, booked_usd(decision), known, decision.withheld_usd)

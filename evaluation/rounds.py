@@ -25,7 +25,8 @@ class Rounds:
     `chosen` (n,) the arm drawn; `behaviour` (n, K) the logged probabilities it was drawn from; `target` (n, K) the
     candidate's; rows of both sum to 1. `value` (n,) the metric, NaN where it was not observed. `predicted` (n, K) a
     model's prediction of the metric, made without the round itself (cross-fitted, or logged beforehand).
-    `observed_share` (K,) in (0, 1]: by arm, the probability that the value of a round in which it was drawn is known.
+    `observed_share` (K,) in [0, 1]: by arm, the probability that the value of a round in which it was drawn is known; 0
+    where none ever was.
     """
 
     chosen: NDArray[np.intp]
@@ -103,7 +104,8 @@ class Rounds:
     @property
     def weight(self) -> FloatArray:
         """Importance weights π(chosen) / (propensity · observed share), 0 where the value is not observed, (n,)."""
-        return np.where(self.observed, self.ratio / self.observed_share[self.chosen], 0.0)
+        share = np.where(self.observed, self.observed_share[self.chosen], 1.0)
+        return np.where(self.observed, self.ratio / share, 0.0)
 
     @property
     def known_value(self) -> FloatArray:

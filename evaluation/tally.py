@@ -31,7 +31,7 @@ class Support:
     """How well the log covers a candidate, by group, each of shape (n_groups,); ratio: π/p of the arm drawn.
 
     `rounds`, `observed` (those with a value); `weight`, `weight_square`: Σw and Σw² over the observed ones;
-    `largest` w; `ratio`: Σ π/p over all rounds; `gap`: Σ of its probability on arms that could not be drawn.
+    `largest` w; `ratio`: Σ π/p over all rounds; `gap`: Σ of its probability on arms never to be seen.
     """
 
     rounds: FloatArray
@@ -128,7 +128,8 @@ class Tally:
 
     @staticmethod
     def _plain_terms(rounds: Rounds) -> list[tuple[str, Terms]]:
-        share = np.where(rounds.observed, 1.0 / rounds.observed_share[rounds.chosen], 0.0)
+        share = np.where(rounds.observed, rounds.observed_share[rounds.chosen], np.inf)
+        share = 1.0 / share
         logged = Terms(np.zeros(len(rounds)), share * rounds.known_value, share)
         return [(LOGGED, logged), *((name, estimator(rounds)) for name, estimator in ESTIMATORS.items())]
 
@@ -143,7 +144,8 @@ class Tally:
 
     def _note_support(self, rounds: Rounds, codes: NDArray[np.intp]) -> None:
         weight, ratio = rounds.weight, rounds.ratio
-        gap = np.where(rounds.behaviour > 0, 0.0, rounds.target).sum(axis=1)
+        reach = rounds.behaviour * rounds.observed_share
+        gap = np.where(reach > 0, 0.0, rounds.target).sum(axis=1)
         support = self.support
         for column in codes.T:
             for total, values in (
@@ -156,9 +158,8 @@ class Tally:
             ):
                 np.add(total, np.bincount(column, weights=values, minlength=self.n_groups), out=total)
             np.maximum.at(support.largest, column, weight)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            possible = rounds.target / (rounds.behaviour * rounds.observed_share)
-        self.largest_possible = max(self.largest_possible, float(np.max(possible[rounds.behaviour > 0], initial=0.0)))
+        possible = rounds.target[reach > 0] / reach[reach > 0]
+        self.largest_possible = max(self.largest_possible, float(possible.max(initial=0.0)))
 
 
 def _columns(terms: Terms) -> tuple[FloatArray, FloatArray, FloatArray]:

@@ -1,0 +1,182 @@
+"""A pool that learns from the log it is judged on: what it would have chosen at each decision, knowing what was known.
+
+The pool is the library's own. It is taught the log's events in their order, as the service was; what it would have done
+never reaches the log. Knows no estimator and no file.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandit.allowance import known_cost
+from bandit.pool import Pool
+from bandit.types import Context, Decision, Feedback, FloatArray, Outcome
+from evaluation.logged import LoggedRounds
+from evaluation.measures import Measures
+
+__all__ = ["Learning"]
+
+_MOST_WEIGHT = 10.0  # of a round's residual in what the budget is told was spent
+_OUTCOME, _FEEDBACK, _REVISION = 0, 1, 2
+
+
+@dataclass(slots=True)
+class _Row:
+    """A decision the candidate would have made, and what the log says came of the one that was made."""
+
+    decision: Decision
+    outcome: Outcome | None
+    spent_usd: tuple[float, float | None]
+    first: float
+    last: float
+
+
+class Learning:
+    """The candidate `config:FILE#POOL`: for each decision, in order, the pool's probabilities given all events before.
+
+    So its probabilities depend on the past alone, and importance weighting stays sound although both policies learn.
+    What is estimated is the pool's gain decision by decision, on what *the log's* choices taught: a pool that would
+    explore otherwise learns otherwise, and differs most while little is known. Its budget cannot be driven by what the
+    log's choices cost: it books what its own were expected to cost and pays a doubly robust estimate, expectation +
+    min(w, 10)·(realised − expected of the model drawn). Limits are tested on the log's calls of each model.
+    """
+
+    learns = True
+
+    def __init__(self, spec: str, make: Callable[[], Pool], measures: Measures, *, notes: Sequence[str] = ()) -> None:
+        """`make`: a pool as it starts; called once, and again for rejection replay."""
+        self.spec, self.measures = spec, measures
+        self._notes = tuple(notes)
+        self._make = make
+        self._follower = _Follower(make())
+        self._sampler: _Follower | None = None
+        self._flagged = 0
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """See `Candidate`."""
+        flagged = f"no model met its limits in {self._flagged:,} decisions: there the least violating one counts"
+        return (*self._notes, flagged) if self._flagged else self._notes
+
+    def probabilities(self, chunk: LoggedRounds) -> FloatArray:
+        """See `Candidate`: decide and learn through the chunk, shape (n, K)."""
+        follower = self._follower
+        columns = [chunk.arms.index(name) for name in follower.pool.names]
+        probabilities = np.zeros((len(chunk), len(chunk.arms)))
+        cost_usd = self.measures.cost_usd(chunk)
+        drawn_with = chunk.behaviour[np.arange(len(chunk)), chunk.chosen]
+        for i in range(len(chunk)):
+            decision = follower.decide(chunk, i)
+            p = decision.probabilities
+            probabilities[i, columns] = p / p.sum()
+            self._flagged += decision.infeasible
+            follower.learn(chunk, i, decision, float(drawn_with[i]), float(cost_usd[i]))
+        return probabilities
+
+    def drawn(self, chunk: LoggedRounds, rng: np.random.Generator) -> NDArray[np.intp]:
+        """For rejection replay (Li et al., 2011): what a pool draws that learns only where that is the log's, (n,)."""
+        if self._sampler is None:
+            self._sampler = _Follower(self._make())
+        drawn = np.empty(len(chunk), dtype=np.intp)
+        cost_usd = self.measures.cost_usd(chunk)
+        for i in range(len(chunk)):
+            decision = self._sampler.decide(chunk, i, rng)
+            drawn[i] = chunk.arms.index(decision.chosen)
+            if drawn[i] == chunk.chosen[i]:
+                self._sampler.learn(chunk, i, decision, None, float(cost_usd[i]))
+        return drawn
+
+
+class _Follower:
+    """A pool taken through a log: it decides, and is taught what stands in the log in between."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self._outstanding: list[tuple[int, int, int, _Row]] = []
+        self._told = 0
+        self._last_seq = -1
+        self._unused = np.random.Generator(np.random.PCG64(0))  # decide draws an arm, which nobody may look at
+
+    def decide(self, chunk: LoggedRounds, i: int, rng: np.random.Generator | None = None) -> Decision:
+        """What the pool decides for round i, knowing what stands in the log before it."""
+        self._catch_up(int(chunk.seq[i]))
+        x = chunk.contexts[i].astype(np.float32)
+        context = Context(x, self.pool.features.version, int(chunk.input_tokens[i]))
+        return self.pool.decide(context, rng or self._unused, decision_id="", ts=float(chunk.ts[i]))
+
+    def learn(self, chunk: LoggedRounds, i: int, decision: Decision, drawn_with: float | None, cost_usd: float) -> None:
+        """Count the decision and put in line what will come of the log's; `cost_usd` NaN where unknown.
+
+        `drawn_with`: the propensity of the log's choice; None: the pool's own was the same, and costs what it cost.
+        """
+        pool, p, name = self.pool, decision.probabilities, chunk.arms[chunk.chosen[i]]
+        expected = known_cost(decision.predicted_cost_usd.astype(np.float64))
+        at = pool.names.index(name) if name in pool.names else None
+        booked = float(p @ expected) if drawn_with is not None or at is None else float(expected[at])
+        pool.advance(decision, expected_usd=booked)
+        spent: float | None = None
+        if not np.isnan(cost_usd):
+            weight = 0.0 if at is None else 1.0
+            if drawn_with is not None and at is not None:
+                weight = min(float(p[at]) / drawn_with, _MOST_WEIGHT)
+            spent = max(0.0, booked + weight * (cost_usd - (0.0 if at is None else float(expected[at]))))
+        row = _Row(
+            replace(decision, chosen=name),
+            _outcome(chunk, i, cost_usd),
+            (booked, spent),
+            float(chunk.first_quality[i]),
+            float(chunk.quality[i]),
+        )
+        first, last = int(chunk.first_seq[i]), int(chunk.last_seq[i])
+        if chunk.outcome_seq[i] >= 0:
+            self._push(int(chunk.outcome_seq[i]), _OUTCOME, row)
+        if first >= 0 and not chunk.failed[i]:  # else nothing was there to be graded
+            self._push(first, _FEEDBACK, row)
+            if last > first:
+                self._push(last, _REVISION, row)
+
+    def _push(self, seq: int, kind: int, row: _Row) -> None:
+        self._told += 1
+        heapq.heappush(self._outstanding, (seq, self._told, kind, row))
+
+    def _catch_up(self, seq: int) -> None:
+        """Learn what stands in the log before `seq`; all that is outstanding where another log begins."""
+        everything = seq < self._last_seq
+        self._last_seq = seq
+        while self._outstanding and (everything or self._outstanding[0][0] < seq):
+            _, _, kind, row = heapq.heappop(self._outstanding)
+            if kind == _OUTCOME and row.outcome is not None:
+                self.pool.apply_outcome(row.decision, row.outcome, spent_usd=row.spent_usd)
+            elif kind == _FEEDBACK:
+                self.pool.apply_feedback(row.decision, Feedback("", 0.0, row.first))
+            elif kind == _REVISION and row.last != row.first:
+                self.pool.apply_feedback(row.decision, Feedback("", 0.0, row.last, revises=row.first))
+
+
+def _outcome(chunk: LoggedRounds, i: int, cost_usd: float) -> Outcome | None:
+    """What came of round i, for learning; None where nothing is known or its caller gave up."""
+    if not (chunk.answered[i] or chunk.failed[i]):
+        return None
+    return Outcome(
+        decision_id="",
+        ts=0.0,
+        model=chunk.arms[chunk.chosen[i]],
+        status="ok" if chunk.answered[i] else "error",
+        latency_s=_known(chunk.latency_s[i]),
+        input_tokens=_whole(chunk.tokens_in[i]),
+        output_tokens=_whole(chunk.tokens_out[i]),
+        cost_usd=_known(cost_usd),
+    )
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _whole(value: float) -> int | None:
+    return None if np.isnan(value) else int(value)

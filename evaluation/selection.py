@@ -1,0 +1,234 @@
+"""The decisions that are judged: a pool's, in the order of the log, joined with what came of them, as chunks of arrays.
+
+Selects, joins and checks; a row that cannot be judged is refused with the file, the row and the column. Knows no policy
+and no estimator.
+"""
+# ruff: noqa: S608 - statements are built from this file's own constants and quoted names
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import duckdb
+
+from bandit.errors import InvalidInput
+from evaluation.logged import LoggedRounds
+from evaluation.logs import Log, quoted
+
+__all__ = ["SelectedRounds", "Selection"]
+
+MOST_GROUPS: Final = 50  # of categories, and of tiers; the rest share one group
+_SUM_TOLERANCE: Final = 1e-6
+_CAUSED_BY_CALLER: Final = "(400, 409, 413, 415, 422)"  # as `bandit.types.Outcome.failed`
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which decisions are judged: of one pool, under an SQL condition on `decisions`, from and before unix times.
+
+    `latest`: nothing older than the latest so many of the pool is looked at, not even to learn from.
+    """
+
+    pool: str
+    where: str | None = None
+    since_ts: float | None = None
+    until_ts: float | None = None
+    latest: int | None = None
+
+
+class SelectedRounds:
+    """The `count` decisions of a pool in the order of the log, joined with what came of them; `selected` are judged.
+
+    `arms`: every model that was in the pool. `version`, `dimension`: of the contexts. `categories`, `tiers`: names of
+    groups, the most frequent first. Decisions that no policy drew (pinned ones) are left out: `left_out` says how many.
+    """
+
+    def __init__(self, log: Log, selection: Selection) -> None:
+        self._log, self._connection = log, log.connection
+        self.selection = selection
+        self._join()
+        self._check()
+        one = self._connection.execute
+        if selection.latest is not None:
+            one(
+                "DELETE FROM rounds WHERE row < (SELECT max(row) + 1 FROM rounds) - $latest",
+                {"latest": selection.latest},
+            )
+        self.count, self.selected = one("SELECT count(*), count(*) FILTER (selected) FROM rounds").fetchall()[0]
+        if not self.selected:
+            raise InvalidInput("selection", self._emptiness())
+        self.from_ts, self.to_ts = one("SELECT min(ts), max(ts) FROM rounds WHERE selected").fetchall()[0]
+        arms = " UNION ALL ".join(
+            f"SELECT DISTINCT arms FROM {part}.decisions WHERE pool = $pool AND mode = 'bandit'" for part in log.parts
+        )
+        names = one(f"SELECT DISTINCT unnest(arms) AS arm FROM ({arms}) ORDER BY arm", {"pool": selection.pool})
+        self.arms = tuple(str(row[0]) for row in names.fetchall())
+        self.version, self.dimension = self._features()
+        self.categories, self.tiers = self._groups("category"), self._groups("tier")
+        self.left_out = self._left_out()
+
+    def chunks(self, rows: int = 50_000, *, first: int = 0, selected_only: bool = True) -> Iterator[LoggedRounds]:
+        """Arrays of at most `rows` rounds each, from number `first` on; the parts' borders are kept."""
+        for part, low, high in self._connection.execute(
+            "SELECT part, min(row), max(row) FROM rounds GROUP BY part ORDER BY 2"
+        ).fetchall():
+            for start in range(max(low, first), high + 1, rows):
+                stop = min(start + rows, high + 1)
+                chunk = self._chunk(part, start, stop, selected_only=selected_only)
+                if len(chunk):
+                    yield chunk
+
+    def _chunk(self, part: str, start: int, stop: int, *, selected_only: bool) -> LoggedRounds:
+        per_arm = {
+            "p": ("probabilities", "DOUBLE"),
+            "f": ("feasible", "BOOLEAN"),
+            "q": ("predicted_quality", "DOUBLE"),
+            "c": ("predicted_cost_usd", "DOUBLE"),
+            "l": ("predicted_latency_s", "DOUBLE"),
+        }
+        columns = [
+            f"CAST(d.{column}[list_position(d.arms, {quoted(arm)})] AS {kind}) AS {short}{i}"
+            for short, (column, kind) in per_arm.items()
+            for i, arm in enumerate(self.arms)
+        ]
+        columns += [f"d.context[{i + 1}] AS x{i}" for i in range(self.dimension)]
+        where = "AND r.selected" if selected_only else ""
+        found = self._connection.execute(
+            f"SELECT r.*, {', '.join(columns)} FROM rounds r JOIN {part}.decisions d ON d.seq = r.seq"
+            f" WHERE r.part = $part AND r.row >= $start AND r.row < $stop {where}"
+            f" AND d.seq BETWEEN (SELECT min(seq) FROM rounds WHERE part = $part AND row >= $start AND row < $stop)"
+            f" AND (SELECT max(seq) FROM rounds WHERE part = $part AND row >= $start AND row < $stop) ORDER BY r.row",
+            {"part": part, "start": start, "stop": stop},
+        ).fetchnumpy()
+        return LoggedRounds.of(found, self.arms, self.dimension)
+
+    def _join(self) -> None:
+        conditions = ["TRUE"]
+        parameters: dict[str, Any] = {"pool": self.selection.pool}
+        for name, sign, value in (("since", ">=", self.selection.since_ts), ("until", "<", self.selection.until_ts)):
+            if value is not None:
+                conditions.append(f"d.ts {sign} ${name}")
+                parameters[name] = value
+        if self.selection.where is not None:
+            conditions.append(f"coalesce(({self.selection.where}), FALSE)")
+        self._connection.execute("CREATE OR REPLACE SEQUENCE row_numbers MINVALUE 0 START 0")
+        for i, part in enumerate(self._log.parts):
+            head = "CREATE OR REPLACE TABLE rounds AS" if i == 0 else "INSERT INTO rounds"
+            query = _JOINED.format(part=part, caller=_CAUSED_BY_CALLER, condition=" AND ".join(conditions))
+            try:
+                self._connection.execute(f"{head} {query}", parameters | {"part": part})
+            except (duckdb.ParserException, duckdb.BinderException, duckdb.ConversionException) as error:
+                if self.selection.where is None:
+                    raise InvalidInput("log", f"{self._log.names[i]} cannot be read: {error}") from None
+                raise InvalidInput("--where", f"is no condition on decisions: {error}") from None
+
+    def _check(self) -> None:
+        for part, name in zip(self._log.parts, self._log.names, strict=True):
+            for column, wrong, message in _FAULTS:
+                found = self._connection.execute(
+                    f"SELECT d.decision_id, d.seq FROM {part}.decisions d JOIN rounds r ON r.seq = d.seq"
+                    f" AND r.part = $part AND r.selected WHERE {wrong} ORDER BY d.seq LIMIT 1",
+                    {"part": part},
+                ).fetchall()
+                if found:
+                    raise InvalidInput(
+                        "log", f"{name}: decision {found[0][0]} (seq {found[0][1]}), column {column}: {message}"
+                    )
+
+    def _features(self) -> tuple[str, int]:
+        versions: dict[tuple[str, int], int] = {}
+        for part in self._log.parts:
+            for version, width, count in self._connection.execute(
+                f"SELECT d.context_version, len(d.context), count(*) FROM {part}.decisions d JOIN rounds r"
+                f" ON r.seq = d.seq AND r.part = $part WHERE r.selected GROUP BY ALL",
+                {"part": part},
+            ).fetchall():
+                versions[version, width] = versions.get((version, width), 0) + count
+        if len(versions) > 1:
+            counted = ", ".join(f"{version!r} ({count:,})" for (version, _), count in versions.items())
+            raise InvalidInput(
+                "selection",
+                f"its decisions were made with several versions of the features: {counted};"
+                " choose one, for example --where \"context_version = '…'\"",
+            )
+        ((version, width),) = versions
+        return version, int(width)
+
+    def _groups(self, column: str) -> tuple[str, ...]:
+        found = self._connection.execute(
+            f"SELECT {column} FROM rounds WHERE selected AND {column} IS NOT NULL GROUP BY 1 ORDER BY count(*) DESC, 1"
+            f" LIMIT {MOST_GROUPS}"
+        ).fetchall()
+        names = [row[0] for row in found]
+        self._connection.execute(f"ALTER TABLE rounds ADD COLUMN {column}_code INTEGER")
+        self._connection.execute(
+            f"UPDATE rounds SET {column}_code = coalesce(list_position($names, {column}), 0) - 1", {"names": names}
+        )
+        return tuple(names)
+
+    def _left_out(self) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for part in self._log.parts:
+            for mode, count in self._connection.execute(
+                f"SELECT mode, count(*) FROM {part}.decisions WHERE mode <> 'bandit' GROUP BY mode"
+            ).fetchall():
+                found[mode] = found.get(mode, 0) + count
+        return found
+
+    def _emptiness(self) -> str:
+        pools = self._log.pools()
+        if self.selection.pool not in pools:
+            known = ", ".join(f"{pool!r} ({count:,})" for pool, count in pools.items()) or "none at all"
+            return f"no decision of a pool {self.selection.pool!r} is in the log; decisions by pool: {known}"
+        return (
+            f"none of the {self.count:,} decisions of pool {self.selection.pool!r} is left by --where, --since, --until"
+        )
+
+
+_JOINED: Final = """
+    WITH o AS (
+        SELECT decision_id, arg_max(status, attempt) AS status, arg_max(http_status, attempt) AS http_status,
+               arg_max(model, attempt) AS served_by, sum(cost_usd) AS cost_usd, sum(latency_s) AS latency_s,
+               arg_max(input_tokens, attempt) AS tokens_in, arg_max(output_tokens, attempt) AS tokens_out,
+               max(seq) AS outcome_seq, count(*) AS attempts
+        FROM {part}.outcomes GROUP BY decision_id),
+    r AS (
+        SELECT decision_id, arg_min(quality, seq) AS first_quality, min(seq) AS first_seq,
+               arg_max(quality, seq) AS last_quality, max(seq) AS last_seq, arg_max(reward, seq) AS reward
+        FROM {part}.rewards
+        WHERE quality IS NOT NULL AND NOT coalesce(list_contains(map_keys(metrics), 'imputed'), FALSE)
+        GROUP BY decision_id),
+    joined AS (
+        SELECT $part AS part, d.seq, {condition} AS selected, d.ts, d.category, d.tier, d.chosen, d.input_tokens,
+               o.* EXCLUDE (decision_id), r.* EXCLUDE (decision_id),
+               coalesce(o.status = 'timeout' OR (o.status = 'error' AND coalesce(o.http_status, 0) NOT IN {caller}),
+                        FALSE) AS failed
+        FROM {part}.decisions d LEFT JOIN o USING (decision_id) LEFT JOIN r USING (decision_id)
+        WHERE d.pool = $pool AND d.mode = 'bandit' ORDER BY d.seq)
+    SELECT nextval('row_numbers') AS row, * FROM joined
+"""
+_FAULTS: Final = (
+    ("arms", "d.arms IS NULL OR len(d.arms) = 0", "is missing"),
+    ("chosen", "d.chosen IS NULL OR NOT list_contains(d.arms, d.chosen)", "names no model of arms"),
+    ("probabilities", "d.probabilities IS NULL", "is missing: without propensities nothing can be judged"),
+    ("probabilities", "len(d.probabilities) <> len(d.arms)", "has another length than arms"),
+    (
+        "probabilities",
+        "list_bool_or([p IS NULL OR isnan(p) OR p < 0 OR p > 1.000001 FOR p IN d.probabilities])",
+        "holds what is no probability",
+    ),
+    (
+        "probabilities",
+        f"abs(list_sum(d.probabilities) - 1) > {_SUM_TOLERANCE}",
+        "does not sum to 1 (within 1e-6)",
+    ),
+    ("propensity", "d.propensity IS NULL OR isnan(d.propensity)", "is missing"),
+    ("propensity", "d.propensity <= 0 OR d.propensity > 1.000001", "is not above 0 and at most 1"),
+    (
+        "propensity",
+        f"abs(d.propensity - d.probabilities[list_position(d.arms, d.chosen)]) > {_SUM_TOLERANCE}",
+        "is not the probability of the chosen model",
+    ),
+)
