@@ -10,127 +10,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, TypeVar
 
 import duckdb
 
+from serving.log_errors import LogUnavailable
+from serving.log_schema import MIGRATIONS, SCHEMA_VERSION, TABLES
 from serving.store import Event, Store, StoreError
 
 __all__ = ["SCHEMA_VERSION", "AnalyticalLog", "LogUnusable"]
 
-SCHEMA_VERSION = 3
-_OF_A_DECISION = {"seq": "BIGINT", "decision_id": "VARCHAR", "ts": "DOUBLE"}
-_OF_NO_DECISION = {"seq": "BIGINT", "ts": "DOUBLE"}
-_TABLES: dict[str, tuple[str, dict[str, str]]] = {  # kind of event: its table, its columns
-    "decision": (
-        "decisions",
-        _OF_A_DECISION
-        | {
-            "pool": "VARCHAR",
-            "mode": "VARCHAR",
-            "step": "BIGINT",
-            "context": "FLOAT[]",
-            "context_version": "VARCHAR",
-            "input_tokens": "BIGINT",
-            "category": "VARCHAR",
-            "policy_version": "VARCHAR",
-            "arms": "VARCHAR[]",
-            "feasible": "BOOLEAN[]",
-            "probabilities": "DOUBLE[]",
-            "chosen": "VARCHAR",
-            "propensity": "DOUBLE",
-            "predicted_quality": "DOUBLE[]",
-            "predicted_cost_usd": "DOUBLE[]",
-            "predicted_latency_s": "DOUBLE[]",
-            "pacer_multiplier": "DOUBLE",
-            "infeasible": "BOOLEAN",
-            "withheld_usd": "DOUBLE",
-            "user": "VARCHAR",
-            "team": "VARCHAR",
-            "tier": "VARCHAR",
-            "tags": "MAP(VARCHAR, VARCHAR)",
-        },
-    ),
-    "outcome": (
-        "outcomes",
-        _OF_A_DECISION
-        | {
-            "attempt": "INTEGER",
-            "model": "VARCHAR",
-            "status": "VARCHAR",
-            "http_status": "INTEGER",
-            "error": "VARCHAR",
-            "latency_s": "DOUBLE",
-            "time_to_first_token_s": "DOUBLE",
-            "input_tokens": "BIGINT",
-            "output_tokens": "BIGINT",
-            "cost_usd": "DOUBLE",
-            "stream": "BOOLEAN",
-            "tokens_estimated": "BOOLEAN",
-        },
-    ),
-    "feedback": (
-        "rewards",
-        _OF_A_DECISION
-        | {
-            "quality": "DOUBLE",
-            "metrics": "MAP(VARCHAR, DOUBLE)",
-            "revision": "INTEGER",
-            "revises": "DOUBLE",
-            "reward": "DOUBLE",
-        },
-    ),
-    "filter_event": (
-        "filter_events",
-        _OF_NO_DECISION
-        | {
-            "pool": "VARCHAR",
-            "model": "VARCHAR",
-            "constraint_name": "VARCHAR",
-            "from_state": "VARCHAR",
-            "to_state": "VARCHAR",
-            "reason": "VARCHAR",
-            "calls": "BIGINT",
-            "rate": "DOUBLE",
-            "limit_rate": "DOUBLE",
-            "evidence": "DOUBLE",
-        },
-    ),
-    "benchmark_result": (
-        "benchmark_results",
-        _OF_NO_DECISION
-        | {
-            "suite": "VARCHAR",
-            "run": "VARCHAR",
-            "item_id": "VARCHAR",
-            "category": "VARCHAR",
-            "model": "VARCHAR",
-            "quality": "DOUBLE",
-            "latency_s": "DOUBLE",
-            "cost_usd": "DOUBLE",
-            "input_tokens": "BIGINT",
-            "output_tokens": "BIGINT",
-            "error": "VARCHAR",
-        },
-    ),
-}
-_TABLES |= dict.fromkeys(("model_added", "model_removed"), _TABLES["filter_event"])
-_MIGRATIONS = {  # from a version to the next; what an earlier program never did is 0
-    1: "ALTER TABLE log.decisions ADD COLUMN withheld_usd DOUBLE DEFAULT 0",
-    2: "ALTER TABLE log.benchmark_results ADD COLUMN run VARCHAR;"
-    " ALTER TABLE log.benchmark_results ADD COLUMN input_tokens BIGINT;"
-    " ALTER TABLE log.benchmark_results ADD COLUMN output_tokens BIGINT",
-}
 # Through a file of JSON lines a decision costs 9 µs; as one JSON parameter 20 µs, by executemany 580 µs.
 _READ = (
     "read_json(?, format = 'newline_delimited', columns = {}, maximum_object_size = 4194304)"  # a buffer takes twice it
 )
 _INSERTS = {
     kind: f"INSERT INTO log.{table} BY NAME SELECT * FROM {_READ.format(columns)}"
-    for kind, (table, columns) in _TABLES.items()
+    for kind, (table, columns) in TABLES.items()
 }
 _REJECT = "INSERT INTO log.rejected VALUES (?, ?, ?, ?)"
 _BATCHES_PER_FLUSH = 20  # then the file is released, so that a long backlog does not keep readers out
@@ -138,6 +39,9 @@ _BYTES_PER_INSERT = 2 << 20  # 10 MB at once overran a memory limit of 64 MB
 _REJECTED_PER_FLUSH = 100  # each is found by halving its batch, which costs milliseconds
 # Raised for values that do not fit, or a kind from a later version. All else (no space) is no fault of the row.
 _MISFITS = (duckdb.InvalidInputException, duckdb.DataError, KeyError)
+_MOST_READS = 4  # under way or waiting; copying waits for them
+_READ_MEMORY_MB = 256  # of an instance of its own, which goes when the read is over
+_T = TypeVar("_T")
 _IN_USE = ("Could not set lock", "already attached")  # by another process; within this one
 
 _logger = logging.getLogger(__name__)
@@ -176,6 +80,9 @@ class AnalyticalLog:
         self._position: int | None = None
         self.copied_events = self.rejected_events = self.busy_flushes = self.failed_flushes = 0
         self.last_error: str | None = None
+        self._reads: set[asyncio.Future[Any]] = set()
+        self._closing = False
+        self._reader: duckdb.DuckDBPyConnection | None = None
 
     @property
     def position(self) -> int:
@@ -201,8 +108,32 @@ class AnalyticalLog:
         """Copy what is committed, up to a bound, and say how many events that were; 0 if the file is in use."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._flush)
 
+    async def read(self, work: Callable[[duckdb.DuckDBPyConnection], _T], timeout_s: float) -> _T:
+        """What `work` makes of the file, attached read-only as `log`; on the worker thread, after a flush.
+
+        A caller who goes away does not end it, `timeout_s` and `close` do. Raises LogUnavailable where the file is
+        missing, in use by another process or unreadable, where time or memory does not suffice, or others wait already.
+        """
+        if len(self._reads) >= _MOST_READS:
+            raise LogUnavailable(f"{len(self._reads)} others are reading the log; try again later")
+        job = asyncio.get_running_loop().run_in_executor(self._executor, self._read, work, timeout_s)
+        self._reads.add(job)
+        job.add_done_callback(self._read_done)
+        return await asyncio.shield(job)
+
+    def _read_done(self, job: asyncio.Future[Any]) -> None:
+        self._reads.discard(job)
+        if not job.cancelled():
+            job.exception()  # its caller was told, or has gone
+
     async def close(self) -> None:
-        """Flush a last time, after one that may be under way. The store must still be open."""
+        """Flush a last time, after one that may be under way; a read ends. The store must still be open."""
+        self._closing = True
+        while self._reads:  # an interrupt between two statements is lost
+            with suppress(duckdb.Error):
+                if (reader := self._reader) is not None:
+                    reader.interrupt()
+            await asyncio.wait(self._reads, timeout=0.05)
         await self.flush()
         await asyncio.get_running_loop().run_in_executor(self._executor, self._release)
         self._executor.shutdown()
@@ -221,6 +152,27 @@ class AnalyticalLog:
             self._note(error)
         return self.copied_events - before
 
+    def _read(self, work: Callable[[duckdb.DuckDBPyConnection], _T], timeout_s: float) -> _T:
+        self._flush()
+        if self._closing:
+            raise LogUnavailable("the service is stopping")
+        if self._position is None:
+            raise LogUnavailable(f"the log cannot be read: {self.last_error or 'it is in use by another process'}")
+        try:
+            with duckdb.connect(":memory:", config=self._config | {"memory_limit": f"{_READ_MEMORY_MB}MB"}) as reader:
+                timer = threading.Timer(timeout_s, reader.interrupt)
+                reader.execute(f"ATTACH {_quoted(self._path)} AS log (TYPE duckdb, READ_ONLY)")
+                self._reader = reader
+                timer.start()
+                try:
+                    return work(reader)
+                finally:
+                    self._reader = None
+                    timer.cancel()
+                    timer.join()  # it must not interrupt what is closed
+        except (duckdb.Error, OSError) as error:
+            raise LogUnavailable(_why_unreadable(error, timeout_s)) from None
+
     def _note(self, error: Exception) -> None:
         text = str(error)
         if any(sign in text for sign in _IN_USE):
@@ -236,8 +188,7 @@ class AnalyticalLog:
         if self._instance is None:
             self._instance = duckdb.connect(":memory:", config=self._config)
         instance = self._instance
-        quoted = str(self._path).replace("'", "''")
-        instance.execute(f"ATTACH '{quoted}' AS log (TYPE duckdb)")
+        instance.execute(f"ATTACH {_quoted(self._path)} AS log (TYPE duckdb)")
         try:
             yield instance
             instance.execute("DETACH log")  # writes a checkpoint, and lets readers in
@@ -277,7 +228,7 @@ class AnalyticalLog:
 
     def _create(self, log: duckdb.DuckDBPyConnection) -> None:
         log.begin()
-        for table, columns in dict(_TABLES.values()).items():
+        for table, columns in dict(TABLES.values()).items():
             listed = ", ".join(f'"{name}" {kind}' for name, kind in columns.items())
             log.execute(f"CREATE TABLE log.{table} ({listed})")
         log.execute("CREATE TABLE log.rejected (seq BIGINT, kind VARCHAR, payload BLOB, error VARCHAR)")
@@ -289,7 +240,7 @@ class AnalyticalLog:
 
     def _migrate(self, log: duckdb.DuckDBPyConnection, version: int) -> None:
         log.begin()
-        log.execute(_MIGRATIONS[version])
+        log.execute(MIGRATIONS[version])
         log.execute("UPDATE log.schema_version SET version = ?", [version + 1])
         log.commit()
 
@@ -340,6 +291,21 @@ class AnalyticalLog:
         log.commit()
         self._position = events[-1].seq
         self.copied_events += len(events)
+
+
+def _quoted(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"
+
+
+def _why_unreadable(error: Exception, timeout_s: float) -> str:
+    if isinstance(error, duckdb.InterruptException):
+        return f"reading the log took longer than {timeout_s:g} s, or the service is stopping; ask for a shorter time"
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return f"reading the log takes more than {_READ_MEMORY_MB} MB; ask for a shorter time"
+    if any(sign in str(error) for sign in _IN_USE):
+        return "the log is in use by another process; try again later"
+    _logger.error("reading the log failed: %s", error)
+    return "the log cannot be read; is the file still there? The service's own log says more"
 
 
 def _parts(events: Sequence[Event]) -> Iterator[Sequence[Event]]:

@@ -26,6 +26,8 @@ from serving.handlers import Handlers
 from serving.http_errors import error_middleware, without_request_bytes
 from serving.imputation import MissingFeedback
 from serving.learner import Learner
+from serving.log_export import LogExport
+from serving.matrix import Matrix
 from serving.metrics import Metrics
 from serving.pools import start_pool
 from serving.roster import Roster
@@ -80,7 +82,16 @@ async def serve(settings: Settings) -> AsyncIterator[str]:
         admin, admission = AdminDesk(learner, upstreams, os.environ), Admission(settings.auth)
         routing, benchmarks = Routing(learner, upstreams), BenchmarkDesk(learner, store, metrics)
         handlers = Handlers(
-            server, admission, routing, desk, admin=admin, benchmarks=benchmarks, learner=learner, metrics=metrics
+            server,
+            admission,
+            routing,
+            desk,
+            admin=admin,
+            benchmarks=benchmarks,
+            matrix=Matrix(learner, log),
+            export=LogExport(log, server.data_dir),
+            learner=learner,
+            metrics=metrics,
         )
         metrics.store_pending.set_function(lambda: store.pending)
         metrics.log_lag.set_function(lambda: log.lag_events)

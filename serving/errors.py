@@ -11,6 +11,8 @@ ServiceError
 ├── UnknownDecision     no decision has this id
 ├── ExpiredDecision     its feedback horizon has passed
 ├── Conflict            something else was recorded for it before, or is in its place
+├── LogUnavailable      the analytical log cannot be read now (this and the next: serving.log_errors)
+├── LogTooLarge         more of it was asked for than is given at once
 ├── CallerGone          the caller closed the connection or stopped reading
 ├── Unavailable         the store cannot take events, or the service is starting or stopping
 └── UpstreamError       the model's endpoint failed

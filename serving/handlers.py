@@ -7,6 +7,7 @@ A handler holds no state and makes no decision. Errors are not caught here but w
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,10 @@ from serving.errors import CallerGone, InvalidRequest, ServiceError, Unavailable
 from serving.feedback import FeedbackDesk, parse_outcome, parse_rewards
 from serving.http_errors import described
 from serving.learner import Learner
+from serving.log_export import Excerpt, LogExport
+from serving.matrix import Matrix
 from serving.metrics import Metrics
+from serving.query_strings import moment_of, number_of, parameters_of
 from serving.request_headers import read_hints, with_fields
 from serving.routing import Routing
 from serving.settings import ServerSettings
@@ -32,6 +36,8 @@ if TYPE_CHECKING:
     from bandit.types import Decision
 
 __all__ = ["Handlers"]
+
+_CHUNK_BYTES = 1 << 18
 
 
 class Handlers:
@@ -46,12 +52,14 @@ class Handlers:
         *,
         admin: AdminDesk,
         benchmarks: BenchmarkDesk,
+        matrix: Matrix,
+        export: LogExport,
         learner: Learner,
         metrics: Metrics,
     ) -> None:
         self._server = server
         self._admission, self._routing, self._desk = admission, routing, desk
-        self._admin, self._benchmarks = admin, benchmarks
+        self._admin, self._benchmarks, self._matrix, self._export = admin, benchmarks, matrix, export
         self._learner, self._metrics = learner, metrics
         self._started_at = int(time.time())
         self.ready = False
@@ -73,6 +81,8 @@ class Handlers:
             web.post("/admin/models", self.add_model),
             web.delete("/admin/models/{name:.+}", self.remove_model),
             web.post("/admin/benchmarks", self.post_benchmarks),
+            web.get("/admin/matrix", self.admin_matrix),
+            web.get("/admin/log.parquet", self.admin_log),
         ]
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
@@ -208,6 +218,36 @@ class Handlers:
         results = parse_results(parse_json(await self._read(request)))
         became = await self._benchmarks.accept(results, time.time())
         return _json({"recorded": became.recorded, "duplicates": became.duplicates})
+
+    async def admin_matrix(self, request: web.Request) -> web.Response:
+        """`GET /admin/matrix`: what benchmarks and traffic say of each model, in all and by category."""
+        self._admit_admin(request)
+        given = parameters_of(request.query, "pool", "days")
+        days = number_of(given, "days", default=7.0, above=0.0, at_most=366.0)
+        return _json(await self._matrix.of(given.get("pool"), days, time.time()))
+
+    async def admin_log(self, request: web.Request) -> web.StreamResponse:
+        """`GET /admin/log.parquet`: a table of the analytical log, or a stretch of time of it."""
+        self._admit_admin(request)
+        given = parameters_of(request.query, "table", "since", "until")
+        excerpt = Excerpt(given.get("table", ""), moment_of(given, "since"), moment_of(given, "until"))
+        with await self._export.open(excerpt) as file:
+            headers = {
+                "Content-Type": "application/vnd.apache.parquet",
+                "Content-Length": str(file.seek(0, os.SEEK_END)),
+                "Content-Disposition": f'attachment; filename="{excerpt.table}.parquet"',
+            }
+            file.seek(0)
+            response = web.StreamResponse(headers=headers)
+            try:
+                await self._passed_on(response.prepare(request))
+                while chunk := await asyncio.to_thread(file.read, _CHUNK_BYTES):
+                    await self._passed_on(response.write(chunk))
+                await self._passed_on(response.write_eof())
+            except CallerGone:
+                if request.transport is not None:
+                    request.transport.abort()
+        return response
 
     async def _infer(self, request: web.Request, kind: Kind) -> web.StreamResponse:
         started = time.perf_counter()

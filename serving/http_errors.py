@@ -30,6 +30,7 @@ from serving.errors import (
     UpstreamRefused,
     UpstreamTimeout,
 )
+from serving.log_errors import LogTooLarge, LogUnavailable
 from serving.metrics import Metrics
 from serving.store import StoreError, StoreFull
 
@@ -49,6 +50,8 @@ _STATUSES: tuple[tuple[type[Exception], int, str, str | None], ...] = (
     (ExpiredDecision, 410, "invalid_request_error", "decision_expired"),
     (Conflict, 409, "invalid_request_error", None),
     (LimitsNotMet, 422, "invalid_request_error", "limits_not_met"),
+    (LogTooLarge, 413, "invalid_request_error", "log_too_large"),
+    (LogUnavailable, 503, "service_unavailable_error", "log_unavailable"),
     (NothingFeasible, 503, "service_unavailable_error", "no_feasible_model"),
     (StoreFull, 503, "service_unavailable_error", "overloaded"),
     (Unavailable, 503, "service_unavailable_error", "unavailable"),

@@ -94,7 +94,8 @@ def test_randomness_is_an_argument(path):
 def test_one_place_constructs_what_lives_long():
     """Only `serving.app` makes stores, logs, learners, desks, handlers and applications; tests may, too."""
     made = re.compile(
-        r"(?<![\w.])(SqliteStore|AnalyticalLog|Learner|FeedbackDesk|AdminDesk|Handlers|Routing|Upstreams|Admission)\("
+        r"(?<![\w.])(SqliteStore|AnalyticalLog|Learner|FeedbackDesk|AdminDesk|BenchmarkDesk|Matrix|LogExport|Handlers|Routing|Upstreams"
+        r"|Admission)\("
     )
     makers = {
         short(path) for path in SOURCES if path.relative_to(ROOT).parts[0] == "serving" and made.search(_code(path))

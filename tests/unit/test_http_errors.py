@@ -11,6 +11,7 @@ from aiohttp.http_exceptions import BadHttpMessage
 from aiohttp.test_utils import TestClient, TestServer
 
 import serving.errors
+import serving.log_errors
 from serving import store
 from serving.admission import Admission
 from serving.errors import (
@@ -33,6 +34,7 @@ from serving.errors import (
 )
 from serving.handlers import Handlers
 from serving.http_errors import described, error_middleware, without_request_bytes
+from serving.log_errors import LogTooLarge, LogUnavailable
 from serving.metrics import Metrics
 from serving.settings import AuthSettings, ServerSettings
 
@@ -54,6 +56,8 @@ CASES = [
     (UnknownDecision("pm-1"), 404, "invalid_request_error", "decision_id", "decision_not_found"),
     (ExpiredDecision("pm-1", 60), 410, "invalid_request_error", "decision_id", "decision_expired"),
     (Conflict("other", {"quality": 1.0}), 409, "invalid_request_error", None, "conflicting_record"),
+    (LogTooLarge("outcomes", 4, 3), 413, "invalid_request_error", None, "log_too_large"),
+    (LogUnavailable("in use"), 503, "service_unavailable_error", None, "log_unavailable"),
     (Unavailable("no store"), 503, "service_unavailable_error", None, "unavailable"),
     (UpstreamError("m", "failed", 500), 502, "upstream_error", None, "upstream_error"),
     (_busy(), 429, "upstream_error", None, "upstream_rate_limited"),
@@ -77,7 +81,9 @@ def test_each_error_has_its_status_and_body(error, status, type_, param, code):
 
 def test_no_error_of_the_service_was_forgotten():
     """Nobody is left to be told of a caller who left."""
-    kinds = {kind for _, kind in inspect.getmembers(serving.errors, inspect.isclass) if issubclass(kind, ServiceError)}
+    modules = (serving.errors, serving.log_errors)
+    classes = {kind for module in modules for _, kind in inspect.getmembers(module, inspect.isclass)}
+    kinds = {kind for kind in classes if issubclass(kind, ServiceError)}
     assert kinds - {type(case[0]) for case in CASES} == {ServiceError, CallerGone}
 
 
@@ -179,7 +185,8 @@ async def test_operators_need_a_key_unless_only_this_machine_can_ask_or_the_conf
     auth = AuthSettings.model_validate({"keys": [{"key": "first-key-1", "user": "ada"}]})
     settings = ServerSettings(host=host, metrics_public=public)
     metrics, learner = Metrics(), _Healthy()
-    handlers = Handlers(settings, Admission(auth), None, None, admin=None, learner=learner, metrics=metrics)
+    unused = dict.fromkeys(("admin", "benchmarks", "matrix", "export"))
+    handlers = Handlers(settings, Admission(auth), None, None, **unused, learner=learner, metrics=metrics)
     handlers.ready = True
     app = web.Application(middlewares=[error_middleware(metrics, 10)])
     app.add_routes(handlers.routes())
