@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import inf, isfinite, sqrt
+from math import inf, sqrt
 from typing import Final
 
 import numpy as np
@@ -18,13 +18,21 @@ from evaluation.estimators.slope import slope
 from evaluation.intervals import Interval, empirical_bernstein
 from evaluation.tally import LOGGED, MORE_ROBUST, THRESHOLDS, Tally
 
-__all__ = ["HEADLINE", "Estimate", "GroupJudgement", "Judgement", "MetricJudgement", "Standards", "judge_metric"]
+__all__ = [
+    "BIASED",
+    "HEADLINE",
+    "Estimate",
+    "GroupJudgement",
+    "Judgement",
+    "MetricJudgement",
+    "Standards",
+    "judge_metric",
+]
 
 HEADLINE: Final = "DR"
-_SHOWN: Final = (
-    *("direct method", "IPS", "self-normalised IPS", "clipped IPS"),
-    *(HEADLINE, "self-normalised DR", "Switch-DR", "DR with shrinkage", MORE_ROBUST),
-)
+_SHOWN: Final = ("DM", "IPS", "SNIPS", "clipped IPS", HEADLINE, "SNDR", "Switch-DR", "DRos", MORE_ROBUST)
+BIASED: Final = ("DM", "clipped IPS", "Switch-DR", "DRos")
+"""Estimators that trade bias for variance: their intervals are around their own expectation, not around the truth."""
 _WIDTH_Z: Final = 1.96  # of the deviation bounds that tuning compares
 
 
@@ -121,14 +129,14 @@ def judge_metric(
     draws: FloatArray,
     groups: Mapping[str, tuple[str, ...]],
     *,
-    span: float,
+    bounds: tuple[float, float],
     anytime: Mapping[str, Interval],
 ) -> MetricJudgement:
     """The estimates of one metric, or why there are none.
 
     `draws` (replicates, blocks): of the bootstrap. `groups`: names by kind (category, tier), in the order of the
-    tally's groups from 1 on. `span`: the range of the metric's values. `anytime`: intervals of the confidence sequence
-    by estimator.
+    tally's groups from 1 on. `bounds` of the metric's values. `anytime`: intervals of the confidence sequence, by
+    estimator.
     """
     support = tally.support
     reason = _reason(tally, 0, standards)
@@ -137,8 +145,8 @@ def judge_metric(
     if reason is None:
         for name, threshold in _chosen(tally):
             intervals = [_bootstrap(tally.blocks[name, threshold], tally.counts[0], draws, standards.alpha)]
-            if (name in ("IPS", "DR") or name in TUNED) and isfinite(span):
-                intervals.append(_bernstein(tally, name, threshold, span, standards.alpha))
+            if name in ("IPS", HEADLINE) or name in TUNED:
+                intervals.append(_bernstein(tally, name, threshold, bounds, standards.alpha))
             if name in anytime:
                 intervals.append(anytime[name])
             value = _value(tally.blocks[name, threshold].sum(axis=1), tally.counts[0].sum())
@@ -225,13 +233,15 @@ def _difference(
     return Estimate(f"{HEADLINE} - {LOGGED}", value, (Interval("bootstrap", float(low), float(high)),))
 
 
-def _bernstein(tally: Tally, name: str, threshold: float, span: float, alpha: float) -> Interval:
+def _bernstein(tally: Tally, name: str, threshold: float, bounds: tuple[float, float], alpha: float) -> Interval:
     """By the largest term any round could have had: w·r for IPS, Σ π q̂ + w(r − q̂) for the others."""
+    span = max(abs(bounds[0]), abs(bounds[1]), bounds[1] - bounds[0])
     largest = min(tally.largest_possible, threshold)
     reach = largest * span if name in ("IPS", "clipped IPS") else (1.0 + 2.0 * largest) * span
     n = int(tally.counts[0].sum())
     value = _value(tally.blocks[name, threshold].sum(axis=1), n)
-    return empirical_bernstein(value, tally.variance(name, threshold), n, reach, alpha)
+    found = empirical_bernstein(value, tally.variance(name, threshold), n, reach, alpha)
+    return Interval(found.kind, max(found.low, bounds[0]), min(found.high, bounds[1]))
 
 
 def _groups(

@@ -169,11 +169,10 @@ class _Trial:
         for name in METRICS:
             if not self._observed[name].any():
                 continue
-            low, high = self._range[name]
-            scale = high if name == "cost_usd" else 1.0
+            scale = self._range[name][1] if name == "cost_usd" else 1.0  # no cost above the largest seen
             anytime = {kind: _scaled(sequence.interval(), scale) for kind, sequence in self._sequences[name].items()}
             judged = judge_metric(
-                name, self._tallies[name], standards, draws, groups, span=max(scale, high - low), anytime=anytime
+                name, self._tallies[name], standards, draws, groups, bounds=(0.0, scale), anytime=anytime
             )
             metrics[name] = self._rejection.joined(judged, name)
         total, squares, largest = self._weights
@@ -227,7 +226,7 @@ class _Rejection:
         if not self._uniform or name not in self._sums or judged.cannot_tell is not None:
             return judged
         total, count = self._sums[name]
-        estimate = Estimate("rejection replay", float(total / count), rounds=int(count))
+        estimate = Estimate("rejection", float(total / count), rounds=int(count))
         return replace(judged, estimates=(*judged.estimates, estimate))
 
 

@@ -7,7 +7,7 @@ and no estimator.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -42,7 +42,8 @@ class SelectedRounds:
     """The `count` decisions of a pool in the order of the log, joined with what came of them; `selected` are judged.
 
     `arms`: every model that was in the pool. `version`, `dimension`: of the contexts. `categories`, `tiers`: names of
-    groups, the most frequent first. Decisions that no policy drew (pinned ones) are left out: `left_out` says how many.
+    groups, the most frequent first. `dropped`: older decisions that were left out by `latest`; `first_ts`:
+    of the first. Decisions that no policy drew (pinned ones) are left out: `left_out` says how many.
     """
 
     def __init__(self, log: Log, selection: Selection) -> None:
@@ -51,6 +52,7 @@ class SelectedRounds:
         self._join()
         self._check()
         one = self._connection.execute
+        (before,) = one("SELECT count(*) FROM rounds").fetchall()[0]
         if selection.latest is not None:
             one(
                 "DELETE FROM rounds WHERE row < (SELECT max(row) + 1 FROM rounds) - $latest",
@@ -59,6 +61,8 @@ class SelectedRounds:
         self.count, self.selected = one("SELECT count(*), count(*) FILTER (selected) FROM rounds").fetchall()[0]
         if not self.selected:
             raise InvalidInput("selection", self._emptiness())
+        self.dropped = before - self.count
+        (self.first_ts,) = one("SELECT min(ts) FROM rounds").fetchall()[0]
         self.from_ts, self.to_ts = one("SELECT min(ts), max(ts) FROM rounds WHERE selected").fetchall()[0]
         arms = " UNION ALL ".join(
             f"SELECT DISTINCT arms FROM {part}.decisions WHERE pool = $pool AND mode = 'bandit'" for part in log.parts
@@ -68,6 +72,18 @@ class SelectedRounds:
         self.version, self.dimension = self._features()
         self.categories, self.tiers = self._groups("category"), self._groups("tier")
         self.left_out = self._left_out()
+
+    def admit(self, names: Sequence[str]) -> None:
+        """Count models in that no decision of the log knew: nothing could be drawn of them."""
+        self.arms = (*self.arms, *(name for name in names if name not in self.arms))
+
+    def latency_quantile(self, q: float) -> float | None:
+        """A quantile of the answered calls' latencies, in seconds; None where none was measured."""
+        found = self._connection.execute(
+            "SELECT quantile_cont(latency_s, $q) FROM rounds WHERE selected AND status = 'ok'", {"q": q}
+        ).fetchall()
+        value = found[0][0]
+        return None if value is None else float(value)
 
     def chunks(self, rows: int = 50_000, *, first: int = 0, selected_only: bool = True) -> Iterator[LoggedRounds]:
         """Arrays of at most `rows` rounds each, from number `first` on; the parts' borders are kept."""

@@ -20,7 +20,7 @@ from evaluation.rounds import Rounds, Terms
 __all__ = ["LOGGED", "MORE_ROBUST", "THRESHOLDS", "Support", "Tally"]
 
 LOGGED = "logged"
-MORE_ROBUST = "more robust DR"
+MORE_ROBUST = "MRDR"
 THRESHOLDS = (inf, *(float(2**k) for k in range(10, -1, -1)))
 """Of the tuned estimators, from least bias to most."""
 MOST_BLOCKS = 1_000

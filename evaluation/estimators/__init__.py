@@ -15,15 +15,15 @@ from evaluation.rounds import Rounds, Terms
 __all__ = ["ESTIMATORS", "TUNED"]
 
 ESTIMATORS: dict[str, Callable[[Rounds], Terms]] = {
-    "direct method": direct_method,
+    "DM": direct_method,
     "IPS": ips,
-    "self-normalised IPS": self_normalised_ips,
+    "SNIPS": self_normalised_ips,
     "DR": doubly_robust,
-    "self-normalised DR": self_normalised_dr,
+    "SNDR": self_normalised_dr,
 }
 TUNED: dict[str, Callable[[Rounds, float], Terms]] = {
     "clipped IPS": clipped_ips,
     "Switch-DR": switch_dr,
-    "DR with shrinkage": shrunk_dr,
+    "DRos": shrunk_dr,
 }
 """Estimators with a threshold: the larger it is, the less bias and the more variance. `slope` chooses it."""
