@@ -32,6 +32,7 @@ from serving.metrics import Metrics
 from serving.pools import start_pool
 from serving.roster import Roster
 from serving.routing import Routing
+from serving.schedule import Schedule
 from serving.settings import ServerSettings, Settings
 from serving.sqlite_store import SqliteStore
 from serving.store import StoreError
@@ -93,11 +94,7 @@ async def serve(settings: Settings) -> AsyncIterator[str]:
             learner=learner,
             metrics=metrics,
         )
-        metrics.store_pending.set_function(lambda: store.pending)
-        metrics.log_lag.set_function(lambda: log.lag_events)
-        metrics.log_trouble.labels("failed").set_function(lambda: log.failed_flushes)
-        metrics.log_trouble.labels("in_use").set_function(lambda: log.busy_flushes)
-        metrics.log_trouble.labels("rejected").set_function(lambda: log.rejected_events)
+        _watch(metrics, store, log)
         stack.push_async_callback(_cancel, asyncio.create_task(log.run(settings.log.flush_interval_s)))
         missing = MissingFeedback(_assumed(settings), desk, learner, store, server.feedback_horizon_s)
         keep = asyncio.create_task(_housekeeping(learner, store, log, missing, server.feedback_horizon_s))
@@ -110,10 +107,22 @@ async def serve(settings: Settings) -> AsyncIterator[str]:
         stack.callback(gc.unfreeze)
         gc.freeze()
         gc.set_threshold(50_000, 20, 50)
+        if settings.benchmarks:
+            stack.push_async_callback(_cancel, asyncio.create_task(_schedule(settings, log, metrics, address).run()))
         for warning in settings.warnings:
             _log.warning("%s: %s", warning.path, warning.message)
         yield f"http://{address}"
         handlers.ready = False
+
+
+def _schedule(settings: Settings, log: AnalyticalLog, metrics: Metrics, address: str) -> Schedule:
+    """The runs of suites; their processes reach a service that listens everywhere on this machine's own address."""
+    host, _, port = address.rpartition(":")
+    host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - it is left, not listened on
+    key = None if settings.auth is None else settings.auth.admin_key
+    secret = None if key is None else key.get_secret_value()
+    url, folder = f"http://{host}:{port}", settings.server.data_dir
+    return Schedule(settings.benchmarks, log, metrics, url=url, admin_key=secret, folder=folder)
 
 
 @contextlib.asynccontextmanager
@@ -178,6 +187,14 @@ async def _housekeeping(
         except StoreError as error:  # the service is unready from here on; there is nothing more to keep tidy
             _log.error("old events stay: %s", error)
             return
+
+
+def _watch(metrics: Metrics, store: SqliteStore, log: AnalyticalLog) -> None:
+    metrics.store_pending.set_function(lambda: store.pending)
+    metrics.log_lag.set_function(lambda: log.lag_events)
+    metrics.log_trouble.labels("failed").set_function(lambda: log.failed_flushes)
+    metrics.log_trouble.labels("in_use").set_function(lambda: log.busy_flushes)
+    metrics.log_trouble.labels("rejected").set_function(lambda: log.rejected_events)
 
 
 async def _last_snapshot(learner: Learner, store: SqliteStore) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from serving.benchmark_settings import BenchmarkSettings
 from serving.settings import ConfigError, ModelSettings, PoolSettings, Problem, Settings
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ def render_check(settings: Settings, console: Console) -> None:
     console.print(_table(title, columns, (_model_row(model) for model in settings.models)))
     for pool in settings.pools:
         console.print(_table(f"Pool {pool.name}", ("", ""), _pool_rows(pool, settings)))
+    if settings.benchmarks:
+        columns = ("suite", "every", "asks", "at a time", "bounds")
+        console.print(_table("Benchmarks", columns, (_benchmark_row(entry) for entry in settings.benchmarks)))
     if settings.warnings:
         _print_problems(console, "warning", settings.warnings)
 
@@ -120,6 +124,15 @@ def _pool_rows(pool: PoolSettings, settings: Settings) -> Iterator[Row]:
     yield "no feedback", _no_feedback(pool)
     if pool.quality_metrics:
         yield "quality from", ", ".join(f"{name} × {weight:g}" for name, weight in pool.quality_metrics.items())
+
+
+def _benchmark_row(entry: BenchmarkSettings) -> Row:
+    items = "all items" if entry.sample is None else f"{entry.sample:,} items"
+    whom = "all models" if entry.models is None else ", ".join(entry.models)
+    asked = whom if entry.pool is None else f"pool {entry.pool}"
+    budget = "" if entry.budget_usd is None else f"{entry.budget_usd:g} USD, "
+    bounds = f"{budget}{_duration(entry.timeout_s)}"
+    return str(entry.suite), _duration(entry.every_hours * 3_600), f"{items} of {asked}", str(entry.concurrency), bounds
 
 
 def _objective(pool: PoolSettings) -> str:

@@ -10,11 +10,13 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from importlib.util import find_spec
 from ipaddress import ip_address
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from serving.config_file import EnvText, Loc, Problem, dotted
 
 if TYPE_CHECKING:
+    from serving.benchmark_settings import BenchmarkSettings
     from serving.settings import PoolSettings, Settings
 
 __all__ = ["broken_rules", "doubts", "is_loopback"]
@@ -52,6 +54,7 @@ def broken_rules(data: Mapping[str, Any]) -> Iterator[Rule]:
             yield from _pool_rules(("pools", i), pool, tuple(models.values()) if complete else None)
             yield from _embeddings_installed(("pools", i, "features", "text"), pool.get("features"))
             yield from _waits_within_horizon(("pools", i, "feedback", "wait_s"), pool.get("feedback"), data)
+    yield from _benchmark_rules(data, tuple(models.values()) if complete else None, tuple(pools.values()))
 
 
 def _open_only_on_loopback(data: Mapping[str, Any]) -> Iterator[Rule]:
@@ -133,6 +136,29 @@ def _waits_within_horizon(at: Loc, feedback: Any, data: Mapping[str, Any]) -> It
         yield at, f"must be below server.feedback_horizon_s, {horizon_s:g}", "wait less, or raise the horizon"
 
 
+def _benchmark_rules(data: Mapping[str, Any], models: tuple[str, ...] | None, pools: tuple[str, ...]) -> Iterator[Rule]:
+    entries, first = _list(data, "benchmarks"), dict[str, int]()
+    auth = data.get("auth")
+    if entries and isinstance(auth, Mapping) and auth.get("admin_key") is None:
+        hint = "add auth.admin_key: runs post their results with it"
+        yield ("benchmarks",), "nobody could post results, because /admin is closed", hint
+    for i, entry in enumerate(entries):
+        if not isinstance(entry, Mapping):
+            continue
+        suite, pool = entry.get("suite"), entry.get("pool")
+        if isinstance(suite, str) and suite and not isinstance(suite, EnvText):
+            name = PurePath(suite).stem
+            if name in first:
+                message = f"its name {name!r} is already that of benchmarks[{first[name]}]: their results would be one"
+                yield ("benchmarks", i, "suite"), message, "rename the file"
+            first.setdefault(name, i)
+        if isinstance(pool, str) and pool and pool not in pools and len(pools) == len(_list(data, "pools")):
+            yield ("benchmarks", i, "pool"), f"no pool is called {_shown(pool)}", _nearest(pool, pools)
+        for j, name in enumerate(_list(entry, "models")[:1_000]):
+            if models is not None and isinstance(name, str) and name and name not in models:
+                yield ("benchmarks", i, "models", j), f"no model is called {_shown(name)}", _nearest(name, models)
+
+
 def _nearest(name: str, known: tuple[str, ...]) -> str | None:
     near = get_close_matches(name, known, 1, 0.5)
     return f"did you mean {near[0]}?" if near else f"known: {', '.join(known[:10])}" if known else None
@@ -160,6 +186,17 @@ def doubts(settings: Settings) -> Iterator[Problem]:
     """Warnings: what the service accepts, and its operator should know."""
     for i, pool in enumerate(settings.pools):
         yield from _pool_doubts(("pools", i), pool, settings)
+    for i, entry in enumerate(settings.benchmarks):
+        if not entry.suite.exists():
+            hint = f"the service looks for it from {Path.cwd()}; runs fail until it is there"
+            yield Problem(dotted(("benchmarks", i, "suite")), f"there is no {str(entry.suite)!r}", hint)
+
+
+def _asks(entry: BenchmarkSettings, pool: PoolSettings) -> bool:
+    """Whether a suite tests all models of a pool."""
+    if entry.pool is not None:
+        return entry.pool == pool.name
+    return entry.models is None or set(pool.models) <= set(entry.models)
 
 
 def _pool_doubts(at: Loc, pool: PoolSettings, settings: Settings) -> Iterator[Problem]:
@@ -170,9 +207,13 @@ def _pool_doubts(at: Loc, pool: PoolSettings, settings: Settings) -> Iterator[Pr
             if settings.model(name).price is None:
                 message = f"{name!r} has no price: its cost is unknown and counts as cost_reference_usd, never as zero"
                 yield Problem(dotted((*at, "models", i)), message, "give the model a price")
-    if pool.constraints.min_accuracy is not None and pool.constraints.accuracy_evidence == "benchmarks":
+    if (
+        pool.constraints.min_accuracy is not None
+        and pool.constraints.accuracy_evidence == "benchmarks"
+        and not any(_asks(entry, pool) for entry in settings.benchmarks)
+    ):
         message = "nothing can test this limit until benchmark results arrive"
-        hint = "post benchmark results, or set accuracy_evidence to feedback or both"
+        hint = "post benchmark results, schedule a suite in benchmarks, or set accuracy_evidence to feedback or both"
         yield Problem(dotted((*at, "constraints", "min_accuracy")), message, hint)
     if pool.objective.cost == pool.objective.latency == 0 and len(pool.models) > 1:
         message = "weighs quality alone: between equal models neither price nor speed counts"

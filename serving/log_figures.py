@@ -1,4 +1,4 @@
-"""Figures by model and category from the analytical log: the SQL of the accuracy matrix, and nothing but it.
+"""Figures by model and category from the analytical log: the SQL of the accuracy matrix, and of its schedule.
 
 Knows the log's tables, which rows count and how they are summed up. Never knows which models or pools there are now,
 how sure one may be of a figure, or how it is shown.
@@ -16,7 +16,7 @@ from serving.imputation import IMPUTED
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ["Cell", "Quantiles", "read_cells"]
+__all__ = ["Cell", "Quantiles", "last_result_ts", "read_cells"]
 
 Quantiles = Sequence[float]
 
@@ -121,3 +121,9 @@ def read_cells(log: duckdb.DuckDBPyConnection, *, since: float, until: float, po
             cell = dict(zip(names, row, strict=True))
             found.setdefault((cell["model"], cell["category"], cell["overall"]), {}).update(cell)
     return [Cell(**cell) for cell in found.values()]
+
+
+def last_result_ts(log: duckdb.DuckDBPyConnection, suite: str) -> float | None:
+    """When the youngest result of a suite was taken in, in unix seconds; None without one. Raises duckdb.Error."""
+    ((ts,),) = log.execute("SELECT max(ts) FROM log.benchmark_results WHERE suite = ?", [suite]).fetchall()
+    return None if ts is None else float(ts)

@@ -57,6 +57,7 @@ class Metrics:
         self.benchmark_results = self._counter(
             "benchmark_results", "Benchmark results posted, by what became of them.", ("model", "status")
         )
+        self.benchmark_runs = self._counter("benchmark_runs", "Scheduled runs, by how they ended.", ("suite", "status"))
         self.state = Gauge(
             "pointsman_filter_state", "1 for the state an arm is in.", (*pool_model, "state"), registry=self.registry
         )

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 
 from bandit.types import Arm, Price
+from serving.benchmark_settings import BenchmarkSettings
 from serving.config_file import ConfigError, Document, Problem, dotted, read_document
 from serving.config_overrides import fill_secrets, override
 from serving.config_problems import validation_problems
@@ -287,6 +288,9 @@ class Settings(Section):
     log: Annotated[LogSettings, OrDefaults] = Field(default_factory=LogSettings, description="The analytical log.")
     models: tuple[ModelSettings, ...] = Field(min_length=1, max_length=1000, description="The models.")
     pools: tuple[PoolSettings, ...] = Field(min_length=1, max_length=1000, description="The pools.")
+    benchmarks: Annotated[tuple[BenchmarkSettings, ...], BeforeValidator(lambda v: () if v is None else v)] = Field(
+        default=(), max_length=100, description="Suites that the service has run by itself."
+    )
 
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> Settings:

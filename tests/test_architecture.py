@@ -94,7 +94,7 @@ def test_randomness_is_an_argument(path):
 def test_one_place_constructs_what_lives_long():
     """Only `serving.app` makes stores, logs, learners, desks, handlers and applications; tests may, too."""
     made = re.compile(
-        r"(?<![\w.])(SqliteStore|AnalyticalLog|Learner|FeedbackDesk|AdminDesk|BenchmarkDesk|Matrix|LogExport|Handlers|Routing|Upstreams"
+        r"(?<![\w.])(SqliteStore|AnalyticalLog|Learner|FeedbackDesk|AdminDesk|BenchmarkDesk|Matrix|LogExport|Schedule|Handlers|Routing|Upstreams"
         r"|Admission)\("
     )
     makers = {

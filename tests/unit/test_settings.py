@@ -253,3 +253,18 @@ def test_quality_alone_and_a_single_model_are_warnings() -> None:
     """An objective of quality alone and a pool of one model are probably not meant."""
     assert list(warned(with_pool(objective={"quality": 2}))) == ["pools[0].objective"]
     assert list(warned(with_pool(models=["one"]))) == ["pools[0].models"]
+
+
+def test_a_scheduled_suite_that_asks_the_pools_models_can_test_its_accuracy(tmp_path: Path) -> None:
+    """One that leaves a model out cannot; and a suite that is not there is a warning of its own."""
+    suite = tmp_path / "s.jsonl"
+    suite.touch()
+    limited = with_pool(constraints={"min_accuracy": 0.8})
+    for entry in ({}, {"pool": "auto"}, {"models": ["two", "one"]}):
+        assert warned(limited | {"benchmarks": [{"suite": str(suite)} | entry]}) == {}
+    assert list(warned(limited | {"benchmarks": [{"suite": str(suite), "models": ["one"]}]})) == [
+        "pools[0].constraints.min_accuracy"
+    ]
+    found = warned(limited | {"benchmarks": [{"suite": str(tmp_path / "missing.jsonl")}]})
+    assert list(found) == ["benchmarks[0].suite"]
+    assert "missing.jsonl" in found["benchmarks[0].suite"]
