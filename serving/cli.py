@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from serving.commands.simulate import simulate
+
 if TYPE_CHECKING:
     from evaluation.demo_pool import DemoPool
     from serving.settings import PoolSettings, Settings
@@ -197,6 +199,9 @@ def upstreams(
     except (InvalidInput, OSError) as error:
         typer.echo(f"pointsman: {error}", err=True)
         raise typer.Exit(2) from None
+
+
+main.command()(simulate)
 
 
 def _warmed(
