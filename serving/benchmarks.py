@@ -24,7 +24,7 @@ from serving.store import Store
 __all__ = ["BenchmarkDesk", "Recorded", "parse_results"]
 
 _MAX_RESULTS = 1_000
-_AT_ONCE = 20  # results between two turns of the event loop: about 2 ms for two pools
+_AT_ONCE = 8  # results between two turns of the event loop: about 2 ms for two pools
 
 
 def _printable(value: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from serving.records import BenchmarkResult, benchmark_event
 from serving.sqlite_store import SqliteStore
 from serving.store import Event, Store, StoreClosed, StoreFull
 
@@ -73,6 +74,19 @@ async def test_find_gives_the_events_of_one_decision_in_order(open_store):
     found = store.find("id-3")
     assert numbers(found) == [*range(3, 100, 7), 100]
     assert [e.kind for e in found] == ["outcome"] * 14 + ["feedback"]
+
+
+async def test_a_benchmark_result_is_found_by_its_key_once_it_is_committed(open_store):
+    """So that one sent again is known again, also after a restart."""
+    result = BenchmarkResult("suite", "run", "item", "model", quality=0.5)
+    store = open_store()
+    written = store.append([benchmark_event(result, 7.0)])
+    assert store.find(result.key) == []
+    await written
+    (found,) = store.find(result.key)
+    assert (found.kind, found.ts, b'"quality":0.5' in found.payload) == ("benchmark_result", 7.0, True)
+    await store.close()
+    assert len(open_store().find(result.key)) == 1
 
 
 @pytest.mark.parametrize("unknown", ["id-", "ID-0", "", "\ud800", "id-0' OR 1"])
