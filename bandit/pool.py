@@ -233,6 +233,9 @@ class Pool(Members):
         The head learns in the context of `category` alone, and only while an arm's graded answers of all kinds count
         for fewer than 500 (discounted): a suite's prompts are not the traffic, and must not outweigh it. The limit's
         evidence has no such bound. Not watched for drift, which is the traffic's. Raises `UnknownArm`.
+
+        Where the test's promise stops: it takes answers for draws from one population. A suite asked again repeats its
+        items, and so part of its evidence, and a certificate holds for prompts like the suite's.
         """
         if model not in self._index:
             raise UnknownArm(model, self.names)
