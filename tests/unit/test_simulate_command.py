@@ -199,7 +199,7 @@ def test_a_pool_starts_as_the_service_would(folder, config):
     """Cold, from its warm start once there is one, or from split warm, which is the same and knows the better one."""
 
     def large_share(**more):
-        return run_job(job(folder, config, calls=15, **more)).shares["large"]
+        return run_job(job(folder, config, "pool.auto.constraints=null", calls=15, **more)).shares["large"]
 
     assert "the pool starts cold" in notes_of(job(folder, config))
     env = {"NOBODYS_URL": "https://small.test/v1", "NOBODYS_KEY": "abcdefgh"}
