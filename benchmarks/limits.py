@@ -28,7 +28,7 @@ import yaml
 from benchmarks.processes import host_facts, started
 from evaluation import RecordedSet, grade
 
-_POOL = (
+TEN = (
     "claude-3-5-sonnet-20240620",
     "claude-3-sonnet-20240229",
     "claude-instant-1.2",
@@ -188,7 +188,7 @@ def main() -> None:
     parser.add_argument("--runs", default="2024-07-25,2024-08-11")
     parser.add_argument("--p95-s", type=float, default=2.5)
     parser.add_argument("--min-accuracy", type=float, default=0.78)
-    parser.add_argument("--models", default=",".join(_POOL))
+    parser.add_argument("--models", default=",".join(TEN))
     parser.add_argument("--passes", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--concurrency", type=int, default=16)

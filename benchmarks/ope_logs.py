@@ -15,11 +15,11 @@ from bandit.types import FloatArray
 from evaluation.logged import LoggedRounds
 from evaluation.simulation import Trace, Workload
 
-__all__ = ["SimulatedLog"]
+__all__ = ["LoggedTrace"]
 
 
 @dataclass(slots=True)
-class SimulatedLog:
+class LoggedTrace:
     """A source for `evaluation.replay` made of a simulation; every round is selected."""
 
     arms: tuple[str, ...]
@@ -30,7 +30,7 @@ class SimulatedLog:
     rounds: LoggedRounds
 
     @classmethod
-    def of(cls, workload: Workload, trace: Trace, feedback_delay_s: float = 0.0) -> SimulatedLog:
+    def of(cls, workload: Workload, trace: Trace, feedback_delay_s: float = 0.0) -> LoggedTrace:
         """What the service would have logged of the run, in the order it would have."""
         n, calls = len(trace), np.arange(len(trace))
         contexts = [workload.contexts[p] for p in workload.prompts.tolist()]

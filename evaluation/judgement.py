@@ -175,7 +175,8 @@ def judge_metric(
 
 def _reason(tally: Tally, group: int, standards: Standards) -> str | None:
     support = tally.support
-    effective, gap = float(support.effective_samples[group]), float(support.gap_share[group])
+    effective = min(float(support.effective_samples[group]), float(support.expected_effective_samples[group]))
+    gap = float(support.gap_share[group])
     if not support.observed[group]:
         return "no value of it is in the log"
     if gap > standards.max_gap:

@@ -135,7 +135,7 @@ class SelectedRounds:
             query = _JOINED.format(part=part, caller=_CAUSED_BY_CALLER, condition=" AND ".join(conditions))
             try:
                 self._connection.execute(f"{head} {query}", parameters | {"part": part})
-            except (duckdb.ParserException, duckdb.BinderException, duckdb.ConversionException) as error:
+            except duckdb.Error as error:
                 if self.selection.where is None:
                     raise InvalidInput("log", f"{self._log.names[i]} cannot be read: {error}") from None
                 raise InvalidInput("--where", f"is no condition on decisions: {error}") from None

@@ -31,7 +31,8 @@ class Support:
     """How well the log covers a candidate, by group, each of shape (n_groups,); ratio: π/p of the arm drawn.
 
     `rounds`, `observed` (those with a value); `weight`, `weight_square`: Σw and Σw² over the observed ones;
-    `largest` w; `ratio`: Σ π/p over all rounds; `gap`: Σ of its probability on arms never to be seen.
+    `largest` w; `ratio`: Σ π/p over all rounds; `gap`: Σ of its probability on arms never to be seen;
+    `expected_square`: Σ_t E[w_t²], which the logged probabilities tell exactly.
     """
 
     rounds: FloatArray
@@ -41,11 +42,21 @@ class Support:
     largest: FloatArray
     ratio: FloatArray
     gap: FloatArray
+    expected_square: FloatArray
 
     @property
     def effective_samples(self) -> FloatArray:
         """(Σw)² / Σw² (Kish, 1965): about how many rounds of the candidate's own the log is worth."""
         return np.where(self.weight_square > 0, self.weight**2 / np.maximum(self.weight_square, 1e-300), 0.0)
+
+    @property
+    def expected_effective_samples(self) -> FloatArray:
+        """n² / Σ_t E[w_t²]: the same for an average draw of the log's arms.
+
+        It does not depend on what was drawn. Where rare rounds weigh most and none happened to be drawn, the sample's
+        own figure looks well, and to answer only where that looks well would pick the logs that mislead.
+        """
+        return np.where(self.expected_square > 0, self.rounds**2 / np.maximum(self.expected_square, 1e-300), 0.0)
 
     @property
     def mean_ratio(self) -> FloatArray:
@@ -75,7 +86,7 @@ class Tally:
         self.grouped = {name: np.zeros((3, n_groups, self.n_blocks)) for name in (LOGGED, *ESTIMATORS)}
         self.squares = dict.fromkeys(self.blocks, 0.0)
         """Σ (direct + residual)² over rounds, for variances."""
-        self.support = Support(*(np.zeros(n_groups) for _ in range(7)))
+        self.support = Support(*(np.zeros(n_groups) for _ in range(8)))
         self.largest_possible = 0.0
         """The largest weight that any round could have had, whichever arm had been drawn."""
 
@@ -146,6 +157,8 @@ class Tally:
         weight, ratio = rounds.weight, rounds.ratio
         reach = rounds.behaviour * rounds.observed_share
         gap = np.where(reach > 0, 0.0, rounds.target).sum(axis=1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            square = np.where(reach > 0, rounds.target**2 / reach, 0.0).sum(axis=1)
         support = self.support
         for column in codes.T:
             for total, values in (
@@ -155,6 +168,7 @@ class Tally:
                 (support.weight_square, weight * weight),
                 (support.ratio, ratio),
                 (support.gap, gap),
+                (support.expected_square, square),
             ):
                 np.add(total, np.bincount(column, weights=values, minlength=self.n_groups), out=total)
             np.maximum.at(support.largest, column, weight)
