@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from serving.commands.replay import replay
+from serving.commands.report import report
 from serving.commands.simulate import simulate
 
 if TYPE_CHECKING:
@@ -202,6 +204,8 @@ def upstreams(
 
 
 main.command()(simulate)
+main.command()(replay)
+main.command()(report)
 
 
 def _warmed(
