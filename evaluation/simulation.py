@@ -267,5 +267,5 @@ class _Run:
 
 
 def _known(values: FloatArray, row: int, call: int) -> float | None:
-    value = float(values[row, call])
+    value = values.item(row, call)  # half the time of values[row, call]
     return None if isnan(value) else value

@@ -61,7 +61,8 @@ class Result:
     """What came of a job: the pool's figures, and those of each model alone, `(uniform)` and `(oracle)` beside it.
 
     `shares`: of the calls, by model. `budget_use`: mean cost over the budget, None without one. `flagged`, `refused`:
-    shares of calls without a feasible model. `changes`: filter events and head resets in their order.
+    shares of calls without a feasible model. `changes`: filter events and head resets in their order. `took_s`: what
+    deciding and learning took, by the clock and (`took_cpu_s`) of the processor.
     """
 
     calls: int
@@ -74,6 +75,7 @@ class Result:
     changes: tuple[Mapping[str, Any], ...]
     simulated_s: float
     took_s: float
+    took_cpu_s: float
 
 
 def settings_of(job: Job) -> tuple[Settings, PoolSettings]:
@@ -114,7 +116,7 @@ def run_job(job: Job) -> Result:
     contexts = _contexts(recorded, pool)
     workload, part = recorded.workload(contexts, np.random.default_rng([job.seed, 0]), calls=job.calls)
     log = None if job.log is None else SimulatedLog(job.log, pool)
-    begun = time.perf_counter()
+    begun, begun_cpu = time.perf_counter(), time.process_time()
     trace = simulate(
         pool,
         workload,
@@ -126,10 +128,10 @@ def run_job(job: Job) -> Result:
         start_ts=START_TS,
         observer=log,
     )
-    took_s = time.perf_counter() - begun
+    took = time.perf_counter() - begun, time.process_time() - begun_cpu
     if log is not None:
         log.close()
-    return _result(pool, workload, part, trace, took_s)
+    return _result(pool, workload, part, trace, took)
 
 
 def _recorded(job: Job, settings: Settings, pool: PoolSettings) -> RecordedCalls:
@@ -184,7 +186,7 @@ def _contexts(recorded: RecordedCalls, pool: Pool) -> tuple[Context, ...]:
     return tuple(known.get(i, anything) for i in range(len(recorded.prompts)))
 
 
-def _result(pool: Pool, workload: Workload, part: NDArray[np.intp], trace: Trace, took_s: float) -> Result:
+def _result(pool: Pool, workload: Workload, part: NDArray[np.intp], trace: Trace, took: tuple[float, float]) -> Result:
     def figures(chosen: NDArray[np.intp] | None) -> Figures:
         return figures_of(workload, pool.objective, pool.constraints, part, chosen)
 
@@ -204,7 +206,8 @@ def _result(pool: Pool, workload: Workload, part: NDArray[np.intp], trace: Trace
         refused=float((trace.chosen < 0).mean()),
         changes=tuple(_told(call, change, models, trace.arrived_ts) for call, change in trace.changes),
         simulated_s=float(trace.arrived_ts[-1] - trace.arrived_ts[0]),
-        took_s=took_s,
+        took_s=took[0],
+        took_cpu_s=took[1],
     )
 
 

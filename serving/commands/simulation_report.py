@@ -69,10 +69,9 @@ class _Summary:
     def beside(self) -> dict[str, dict[str, tuple[float, float]]]:
         return {name: _means([r.beside[name] for r in self.results]) for name in self.results[0].beside}
 
-    @property
-    def decisions_per_s(self) -> float:
-        """Of one process: calls over the time that deciding and learning took."""
-        return sum(r.calls for r in self.results) / max(sum(r.took_s for r in self.results), 1e-9)
+    def decisions_per_s(self, took: str) -> float:
+        """Of one process: calls over what deciding and learning took, `took_s` or `took_cpu_s` of a Result."""
+        return sum(r.calls for r in self.results) / max(sum(float(getattr(r, took)) for r in self.results), 1e-9)
 
     @property
     def shares(self) -> dict[str, float]:
@@ -282,7 +281,8 @@ def _variant(summary: _Summary, path: str, best: bool) -> dict[str, Any]:  # noq
         "figures": {name: {"mean": m, "se": se} for name, (m, se) in summary.figures.items()},
         "beside": {who: {name: mean for name, (mean, _) in of.items()} for who, of in summary.beside.items()},
         "shares": summary.shares,
-        "decisions_per_s": summary.decisions_per_s,
+        "decisions_per_s": summary.decisions_per_s("took_s"),
+        "decisions_per_cpu_s": summary.decisions_per_s("took_cpu_s"),
         "seeds": [asdict(result) for result in summary.results],
     }
 
