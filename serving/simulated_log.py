@@ -38,7 +38,7 @@ class SimulatedLog:
             raise InvalidInput("--log", f"{path} is there already; name a new file")
         self._pool, self._path = pool, path
         self._events = _Events()
-        # Its one reader forgets what it has read; threads are needed by `flush` alone.
+        # Of a store it uses what `_Events` has: `read` and `position`.
         self._log = AnalyticalLog(path, cast("Store", self._events), batch_events=_BATCH_EVENTS, memory_limit_mb=512)
         self._returned: dict[str, tuple[float | None, float | None]] = {}
         self._ts = 0.0
