@@ -12,6 +12,7 @@ from math import isfinite, nan, sqrt
 from typing import Any, Final
 
 from evaluation.report_svg import INK, MUTED, PAPER, SERIES, canvas, inline_svg
+from evaluation.report_text import printable
 
 __all__ = ["Dot", "Line", "diagonal", "dots", "lines", "scatter", "shown", "timeline"]
 
@@ -49,7 +50,7 @@ class Line:
 
 def shown(name: str, longest: int = _LONGEST) -> str:
     """A name as a chart can hold it: not too long, and nothing that is no text or has a meaning for matplotlib."""
-    text = "".join(c if c.isprintable() else "\ufffd" for c in name)
+    text = printable(name)
     if len(text) > longest:
         text = f"{text[: longest - 11]}…{text[-10:]}"
     return f"\u200b{text}" if text.startswith("_") else text  # else a legend leaves it out

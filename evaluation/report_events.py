@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from evaluation.report_charts import Dot, diagonal, timeline
 from evaluation.report_html import Markup, block, cell, joined, note, paragraph, section, table
-from evaluation.report_numbers import between, moment, number, percent
 from evaluation.report_policies import CANNOT_TELL, estimate_cell
 from evaluation.report_sections import brief, share_cells
+from evaluation.report_text import between, moment, number, percent
 
 __all__ = ["calibration_section", "exploration_section", "failures_section", "standing_section"]
 

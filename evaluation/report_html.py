@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from html import escape
 
 from evaluation.report_style import STYLE
+from evaluation.report_text import printable
 
 __all__ = [
     "Markup",
@@ -39,7 +40,7 @@ def escaped(text: str | Markup) -> str:
     """Markup as it is, anything else as text; what is no text at all is shown as such."""
     if isinstance(text, Markup):
         return text.text
-    return escape("".join(c if c.isprintable() else "\ufffd" for c in text))
+    return escape(printable(text))
 
 
 def page(title: str, contents: Iterable[tuple[str, str]], *body: Markup) -> str:

@@ -16,10 +16,10 @@ from evaluation.report_events import (
     standing_section,
 )
 from evaluation.report_html import Markup, block, definitions, note, page, paragraph, section, table, tiles
-from evaluation.report_numbers import moment, number, percent
 from evaluation.report_policies import policies_section
 from evaluation.report_sections import latency_section, quality_section, saving_section
 from evaluation.report_series import busiest_over_time
+from evaluation.report_text import moment, number, percent
 
 __all__ = ["replay_page", "report_page"]
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from evaluation.report_charts import Dot, dots
 from evaluation.report_html import Markup, block, cell, heading, joined, note, paragraph, section, strong, table
-from evaluation.report_numbers import between, number, percent
+from evaluation.report_text import between, number, percent
 
 __all__ = ["CANNOT_TELL", "estimate_cell", "estimate_text", "policies_section"]
 
@@ -29,7 +29,7 @@ CANNOT_TELL: Final = "cannot tell"
 def policies_section(judgements: Sequence[Mapping[str, Any]]) -> Markup:
     """All policies: first side by side, then each with its estimators, its support, and its groups."""
     if not judgements:
-        return section("policies", "Other policies", note("None was asked for: --policy names them."))
+        return section("policies", "Other policies", note("No policy was asked for: --policy names them."))
     metrics = [name for name in TITLES if any(name in judgement["metrics"] for judgement in judgements)]
     rows = (
         [judgement["policy"], *(_compared(judgement["metrics"].get(name), SCALES.get(name, 1.0)) for name in metrics)]

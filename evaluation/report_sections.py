@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from evaluation.report_charts import Dot, Line, dots, lines, scatter
 from evaluation.report_html import Markup, block, cell, joined, note, paragraph, section, table
-from evaluation.report_numbers import between, number, percent
 from evaluation.report_policies import CANNOT_TELL, estimate_cell, estimate_text
 from evaluation.report_series import MOST_SERIES
+from evaluation.report_text import between, number, percent
 
 __all__ = ["brief", "latency_section", "quality_section", "saving_section", "share_cells"]
 

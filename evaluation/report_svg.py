@@ -14,6 +14,7 @@ from typing import Any, Final
 from xml.etree import ElementTree as ET
 
 from bandit.errors import InvalidInput
+from evaluation.report_text import printable
 
 __all__ = ["GRID", "INK", "MUTED", "PAPER", "SERIES", "canvas", "inline_svg"]
 
@@ -82,7 +83,7 @@ def inline_svg(figure: Any, name: str, label: str) -> str:
         element.attrib = {_NAMESPACE.sub("", key): _owned(key, value, name) for key, value in element.attrib.items()}
     for unused in ("version", "xmlns"):
         root.attrib.pop(unused, None)
-    root.attrib |= {"role": "img", "aria-label": label}
+    root.attrib |= {"role": "img", "aria-label": printable(label)}
     return ET.tostring(root, encoding="unicode")
 
 

@@ -1,4 +1,4 @@
-"""How a report writes numbers, shares and times; what is unknown is a dash.
+"""How a report writes names, numbers, shares and times; what is unknown is a dash.
 
 Knows nothing of pages: what it returns is text.
 """
@@ -7,9 +7,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-__all__ = ["between", "moment", "number", "percent"]
+__all__ = ["between", "moment", "number", "percent", "printable"]
 
 NONE = "—"
+
+
+def printable(text: str) -> str:
+    """The text with a sign in place of what no page may hold (control characters, broken surrogates)."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 def number(value: float | None, digits: int = 4) -> str:
