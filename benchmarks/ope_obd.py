@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit.types import FloatArray
-from evaluation.estimators.regression import ArmRegression
+from evaluation.estimators.regression import ArmRegression, Design
 from evaluation.intervals import AnytimeSequence, bootstrap_draws
 from evaluation.judgement import MetricJudgement, Standards, judge_metric
 from evaluation.rounds import Rounds
@@ -63,7 +63,7 @@ def judged(
     click = logged["click"].astype(np.float64)
     fold = np.arange(n) % 3
     model = ArmRegression(k, contexts.shape[1])
-    model.add(contexts, item, click, fold)
+    model.add(Design(contexts, item, fold, (3, k), known=np.ones(n, dtype=np.bool_)), click)
     rounds = Rounds.of(item, behaviour, click, target, predicted=model.predict(contexts, fold, low=0.0, high=1.0))
     tally, sequence = Tally(n), AnytimeSequence()
     tally.add(0, rounds)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bandit.types import FloatArray
 from evaluation.candidates import Candidate
-from evaluation.estimators.regression import ArmRegression, mrdr_weight
+from evaluation.estimators.regression import ArmRegression, Design, mrdr_weight
 from evaluation.estimators.rejection import is_uniform, rejection_replay
 from evaluation.intervals import AnytimeSequence, Interval, bootstrap_draws
 from evaluation.judgement import Estimate, Judgement, MetricJudgement, Standards, judge_metric
@@ -127,15 +127,20 @@ class _Trial:
         self._weights[2] = max(self._weights[2], float(ratio.max(initial=0.0)))
         self._gaps += np.where(picked.behaviour > 0, 0.0, target).sum(axis=0)
         weight = mrdr_weight(_rounds(picked, values["quality"], target))
+        designs: dict[bytes, tuple[Design, Design]] = {}
         for name, value in values.items():
             known = ~np.isnan(value)
             if not known.any():
                 continue
+            key = known.tobytes()  # most metrics are known of the same rounds
+            if key not in designs:
+                given = (picked.contexts, picked.chosen, fold, (FOLDS, len(self._asked)))
+                designs[key] = Design(*given, known=known), Design(*given, known=known, weight=weight)
             self._observed[name] += np.bincount(picked.chosen[known], minlength=len(self._asked))
             low, high = self._range[name]
             self._range[name] = (min(low, float(value[known].min())), max(high, float(value[known].max())))
-            self._regressions[name].add(picked.contexts, picked.chosen, value, fold)
-            self._robust[name].add(picked.contexts, picked.chosen, value, fold, weight)
+            self._regressions[name].add(designs[key][0], value)
+            self._robust[name].add(designs[key][1], value)
         self._rejection.add(self._candidate, picked, target, values)
 
     def add_up(self, chunk: LoggedRounds, start: int) -> None:

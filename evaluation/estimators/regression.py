@@ -5,13 +5,15 @@ Kept as sums, so it is fitted over a log of any size, part by part. Knows nothin
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit.types import FloatArray
+from bandit.types import BoolArray, FloatArray
 from evaluation.rounds import Rounds
 
-__all__ = ["ArmRegression", "mrdr_weight"]
+__all__ = ["ArmRegression", "Design", "mrdr_weight"]
 
 
 class ArmRegression:
@@ -30,30 +32,14 @@ class ArmRegression:
         self._plain = np.zeros((folds, 2))  # number of observed values and their sum, unweighted
         self._theta: FloatArray | None = None
 
-    def add(
-        self,
-        x: FloatArray,
-        chosen: NDArray[np.intp],
-        value: FloatArray,
-        fold: NDArray[np.intp],
-        weight: FloatArray | None = None,
-    ) -> None:
-        """Take in contexts (n, d), arms (n,), the metric (n,), NaN where unknown, folds (n,) and weights (n,) ≥ 0."""
-        known = ~np.isnan(value)
+    def add(self, design: Design, value: FloatArray) -> None:
+        """Take in rows: a design of this shape, and the metric (n,) of its known rows, any value for the others."""
         self._theta = None
-        design = with_intercept(x)
-        for f in range(self.folds):
-            in_fold = known & (fold == f)
-            self._plain[f] += (np.count_nonzero(in_fold), value[in_fold].sum())
-            for arm in range(self._gram.shape[1]):
-                rows = np.flatnonzero(in_fold & (chosen == arm))
-                if weight is not None:
-                    rows = rows[weight[rows] > 0]
-                if rows.size:
-                    picked = design[rows]
-                    weighted = picked if weight is None else picked * weight[rows, None]
-                    self._gram[f, arm] += weighted.T @ picked
-                    self._moment[f, arm] += weighted.T @ value[rows]
+        sums = design.sums(value)
+        self._gram += design.gram
+        self._moment += sums[..., :-1]
+        self._plain[:, 0] += design.counts
+        self._plain[:, 1] += sums[..., -1].sum(axis=1)
 
     def merge(self, other: ArmRegression) -> None:
         """Add what another one of the same shape has taken in."""
@@ -89,6 +75,47 @@ class ArmRegression:
                     theta[f, arm] = np.linalg.solve(gram[arm] + np.diag(penalty), moment[arm])
             self._theta = theta
         return self._theta
+
+
+class Design:
+    """Contexts of a part of a log, sorted by fold and arm, and their Gram matrices; serves every metric known there.
+
+    `known` (n,): the rows that count. `weight` (n,) ≥ 0: of each row in the regression; None: 1.
+    """
+
+    def __init__(
+        self,
+        x: FloatArray,
+        chosen: NDArray[np.intp],
+        fold: NDArray[np.intp],
+        shape: tuple[int, int],
+        *,
+        known: BoolArray,
+        weight: FloatArray | None = None,
+    ) -> None:
+        """`x` (n, d), arms `chosen` (n,), `fold` (n,); `shape`: how many folds and arms there are."""
+        folds, n_arms = shape
+        cell = fold * n_arms + chosen
+        rows = np.flatnonzero(known)
+        self.counts = np.bincount(fold[rows], minlength=folds)
+        self._shape, self._rows = shape, rows[np.argsort(cell[rows], kind="stable")]
+        self._starts = np.searchsorted(cell[self._rows], np.arange(folds * n_arms + 1))
+        plain = with_intercept(x[self._rows])
+        self._weighted = plain if weight is None else plain * weight[self._rows, None]
+        self.gram = np.zeros((folds, n_arms, plain.shape[1], plain.shape[1]))
+        for at, (start, stop) in enumerate(pairwise(self._starts.tolist())):
+            if stop > start:
+                self.gram[divmod(at, n_arms)] = self._weighted[start:stop].T @ plain[start:stop]
+
+    def sums(self, value: FloatArray) -> FloatArray:
+        """By fold and arm: Σ weight·x·value, and last the unweighted Σ value; shape (folds, n_arms, d + 2)."""
+        known = value[self._rows]
+        columns = np.hstack((self._weighted * known[:, None], known[:, None]))
+        sums = np.zeros((len(self._starts) - 1, columns.shape[1]))
+        filled = np.flatnonzero(np.diff(self._starts))
+        if filled.size:
+            sums[filled] = np.add.reduceat(columns, self._starts[filled], axis=0)
+        return sums.reshape(*self._shape, -1)
 
 
 def mrdr_weight(rounds: Rounds) -> FloatArray:

@@ -13,7 +13,7 @@ from scipy import stats
 
 from bandit.errors import InvalidInput
 from evaluation.estimators import ESTIMATORS, TUNED
-from evaluation.estimators.regression import ArmRegression, mrdr_weight
+from evaluation.estimators.regression import ArmRegression, Design, mrdr_weight
 from evaluation.estimators.rejection import is_uniform, rejection_replay
 from evaluation.estimators.slope import slope
 from evaluation.rounds import Rounds
@@ -57,6 +57,12 @@ def rounds_of(log) -> Rounds:
     return Rounds.of(log["chosen"], log["logging"], log["reward"], log["target"], predicted=log["predicted"])
 
 
+def add(model, log, fold, at=slice(None), *, weight=None):
+    value, shape = log["reward"][at], (3, log["logging"].shape[1])
+    given = (log["contexts"][at], log["chosen"][at], fold[at], shape)
+    model.add(Design(*given, known=~np.isnan(value), weight=weight), value)
+
+
 @pytest.fixture(scope="module", params=range(len(ORACLE["logs"])))
 def case(request):
     described = dict(ORACLE["logs"][request.param])
@@ -89,7 +95,7 @@ def test_cross_fitted_predictions_agree_with_an_independent_ridge(case):
     rounds = rounds_of(log)
     for kind, weight in (("cross_fitted", None), ("mrdr", mrdr_weight(rounds))):
         model = ArmRegression(log["logging"].shape[1], 5, folds=3, alpha=1.0)
-        model.add(log["contexts"], log["chosen"], log["reward"], fold, weight)
+        add(model, log, fold, weight=weight)
         fitted = rounds.with_predicted(model.predict(log["contexts"], fold))
         assert ESTIMATORS["DM"](fitted).estimate == pytest.approx(expected[f"{kind}_dm"], abs=1e-9, rel=0)
         assert ESTIMATORS["DR"](fitted).estimate == pytest.approx(expected[f"{kind}_dr"], abs=1e-9, rel=0)
@@ -215,9 +221,9 @@ def test_a_regression_in_parts_is_the_regression_of_the_whole():
     log = random_log(seed=3, n=300, n_arms=3, target="random", reward="continuous")
     fold, log["reward"][::7] = np.arange(300) % 3, np.nan
     whole, first, second = (ArmRegression(3, 5) for _ in range(3))
-    whole.add(log["contexts"], log["chosen"], log["reward"], fold)
-    first.add(log["contexts"][:100], log["chosen"][:100], log["reward"][:100], fold[:100])
-    second.add(log["contexts"][100:], log["chosen"][100:], log["reward"][100:], fold[100:])
+    add(whole, log, fold)
+    add(first, log, fold, slice(0, 100))
+    add(second, log, fold, slice(100, 300))
     first.merge(second)
     expected = whole.predict(log["contexts"], fold)
     np.testing.assert_allclose(first.predict(log["contexts"], fold), expected, atol=1e-10)
@@ -227,9 +233,8 @@ def test_a_round_has_no_part_in_its_own_prediction():
     log = random_log(seed=4, n=90, n_arms=2, target="random", reward="continuous")
     fold = np.arange(90) % 3
     before, after = ArmRegression(2, 5), ArmRegression(2, 5)
-    before.add(log["contexts"], log["chosen"], log["reward"], fold)
-    changed = np.where(fold == 1, 1.0 - log["reward"], log["reward"])
-    after.add(log["contexts"], log["chosen"], changed, fold)
+    add(before, log, fold)
+    add(after, log | {"reward": np.where(fold == 1, 1.0 - log["reward"], log["reward"])}, fold)
     one, other = before.predict(log["contexts"], fold), after.predict(log["contexts"], fold)
     np.testing.assert_allclose(one[fold == 1], other[fold == 1], atol=1e-12)
     assert np.abs(one[fold == 0] - other[fold == 0]).max() > 0.01
