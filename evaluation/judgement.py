@@ -211,8 +211,7 @@ def _value(sums: FloatArray, count: float) -> float:
 
 def _values(sums: FloatArray, counts: FloatArray, draws: FloatArray) -> FloatArray:
     """The estimate in each replicate, shape (replicates,); sums (3, blocks), counts (blocks,)."""
-    n = draws @ counts
-    direct, residual, weight = (draws @ row for row in sums)
+    n, direct, residual, weight = (draws @ np.vstack((counts, sums)).T).T
     normaliser = np.where(weight > 0, weight, n) if sums[2].any() else n
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(direct / n + residual / normaliser)

@@ -107,10 +107,11 @@ class Tally:
         starts = np.flatnonzero(np.diff(block, prepend=-1))
         for name, terms in self._plain_terms(rounds):
             self._add(name, inf, terms, block, starts)
-            for row, values in enumerate(_columns(terms)):
-                spread = np.repeat(values, codes.shape[1])
-                sums = np.bincount(cells, weights=spread, minlength=self.counts.size)
-                self.grouped[name][row] += sums.reshape(self.counts.shape)
+            for row, values in enumerate((terms.direct, terms.residual, terms.weight)):
+                if values is not None:
+                    spread = np.repeat(values, codes.shape[1])
+                    sums = np.bincount(cells, weights=spread, minlength=self.counts.size)
+                    self.grouped[name][row] += sums.reshape(self.counts.shape)
         for name, tuned in TUNED.items():
             for threshold in THRESHOLDS:
                 self._add(name, threshold, tuned(rounds, threshold), block, starts)
@@ -147,11 +148,12 @@ class Tally:
     def _add(
         self, name: str, threshold: float, terms: Terms, block: NDArray[np.intp], starts: NDArray[np.intp]
     ) -> None:
-        sums = self.blocks[name, threshold]
-        for row, values in enumerate(_columns(terms)):
-            sums[row, block[starts]] += np.add.reduceat(values, starts)
+        sums, at = self.blocks[name, threshold], block[starts]
+        for row, values in enumerate((terms.direct, terms.residual, terms.weight)):
+            if values is not None:
+                sums[row, at] += np.add.reduceat(values, starts)
         total = terms.direct + terms.residual
-        self.squares[name, threshold] += float(total @ total)
+        self.squares[name, threshold] += float(np.einsum("n,n->", total, total))
 
     def _note_support(self, rounds: Rounds, codes: NDArray[np.intp]) -> None:
         weight, ratio = rounds.weight, rounds.ratio
@@ -174,7 +176,3 @@ class Tally:
             np.maximum.at(support.largest, column, weight)
         possible = rounds.target[reach > 0] / reach[reach > 0]
         self.largest_possible = max(self.largest_possible, float(possible.max(initial=0.0)))
-
-
-def _columns(terms: Terms) -> tuple[FloatArray, FloatArray, FloatArray]:
-    return terms.direct, terms.residual, np.zeros_like(terms.direct) if terms.weight is None else terms.weight
