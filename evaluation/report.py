@@ -37,7 +37,6 @@ def report_data(
     others: Callable[[SelectedRounds, Measures], Sequence[Candidate]],
     standards: Standards,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """All figures of a pool's decisions; NaN and infinity become None, times are unix seconds.
 
@@ -73,7 +72,7 @@ def report_data(
             "calibration": calibration(log, names),
             "traffic": report_figures.traffic(log, width_s),
             "feedback": report_figures.missing_feedback(log),
-            **estimated(log, selection, measures_of, others, standards, seed=seed, progress=progress),
+            **estimated(log, selection, measures_of, others, standards, seed=seed),
         }
     )
     return found

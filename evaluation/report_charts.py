@@ -159,6 +159,8 @@ def scatter(
         axes = figure.add_subplot()
         for i, (title, has) in enumerate(series):
             of = [point for point, mine in zip(points, has, strict=True) if mine]
+            if not of:
+                continue
             hollow = {"markerfacecolor": PAPER} if i == 2 else {}
             for _, x, y in of:
                 for across, along in ((_pair(x), [y.value] * 2), ([x.value] * 2, _pair(y))):
@@ -190,9 +192,10 @@ def _log_axis(axis: Any, axes: Any) -> None:
 
 
 def _labels(axes: Any, points: Sequence[tuple[str, Dot, Dot]]) -> None:
-    """Names beside their points, each where it covers no earlier one, as far as there is such a place."""
+    """Names beside their points where they cover no earlier one; none where there is no such place."""
     taken: list[tuple[float, float, float, float]] = []
     left, right = (edge * 72.0 / axes.figure.dpi for edge in (axes.bbox.x0, axes.bbox.x1))
+    top = axes.bbox.y1 * 72.0 / axes.figure.dpi
     for text, x, y in points:
         name = shown(text, 24)
         at_x, at_y = axes.transData.transform((x.value, y.value)) * 72.0 / axes.figure.dpi
@@ -202,9 +205,10 @@ def _labels(axes: Any, points: Sequence[tuple[str, Dot, Dot]]) -> None:
             (side, down): (at_x + (side if side > 0 else side - width), at_y + down, width, height)
             for side, down in places
         }
-        inside = [place for place in places if left <= boxes[place][0] and boxes[place][0] + width <= right]
-        free = (place for place in inside if not any(_overlap(boxes[place], other) for other in taken))
-        place = next(free, (inside or places)[0])
+        inside = (p for p in places if left <= boxes[p][0] <= right - width and boxes[p][1] <= top - height)
+        place = next((p for p in inside if not any(_overlap(boxes[p], other) for other in taken)), None)
+        if place is None:
+            continue
         taken.append(boxes[place])
         axes.annotate(
             name,

@@ -67,13 +67,20 @@ def totals(log: Log) -> dict[str, Any]:
 
 
 def spend(log: Log, width_s: float) -> dict[str, Any]:
-    """What the calls cost over all their attempts, by model and over time."""
+    """What the calls cost over all their attempts, by model and over time; a call is of those whose cost is known.
+
+    A call that failed without a known cost has none.
+    """
     (total,) = rows_of(
         log,
         "SELECT count(*) AS attempts, count(cost_usd) AS priced, sum(cost_usd) AS usd,"
         " count(*) FILTER (cost_usd IS NULL AND answered) AS unpriced FROM attempts",
     )
-    (calls,) = rows_of(log, "SELECT count(*) AS n FROM calls")
+    (calls,) = rows_of(
+        log,
+        "SELECT (SELECT count(*) FROM calls) AS n, count(*) FILTER (usd IS NOT NULL OR failed) AS known FROM ("
+        " SELECT sum(cost_usd) AS usd, arg_max(failed, attempt) AS failed FROM attempts GROUP BY part, decision_id)",
+    )
     by_model = list(
         rows_of(
             log,
@@ -100,7 +107,8 @@ def spend(log: Log, width_s: float) -> dict[str, Any]:
     return {
         "usd": usd,
         "calls": calls["n"],
-        "usd_per_call": usd / calls["n"] if usd is not None else None,
+        "calls_with_cost": calls["known"],
+        "usd_per_call": usd / calls["known"] if usd is not None else None,
         "answers_without_cost": total["unpriced"],
         "bin_s": width_s,
         "by_model": by_model,

@@ -27,6 +27,7 @@ from evaluation.selection import SelectedRounds, Selection
 __all__ = ["MOST_LIKELY", "estimated"]
 
 MOST_LIKELY: Final = "most likely model"
+_TOGETHER: Final = 12  # candidates in one replay: each holds some 25 MB of sums
 _NO_VALUE: Final = "no value of it is in the log"
 
 
@@ -38,7 +39,6 @@ def estimated(
     standards: Standards,
     *,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """`single_models`, `exploration`, `policies` (those of `others`), and `judged`: over which decisions.
 
@@ -59,7 +59,10 @@ def estimated(
     alone = [named(f"fixed:{arm}", rounds.arms, measures) for arm in logged_arms]
     unexploring = [named("greedy", rounds.arms, measures), Stationary(MOST_LIKELY, _most_likely, measures)]
     candidates = [*alone, *unexploring, *given]
-    found = [judgement_data(j) for j in replay(rounds, candidates, standards, seed=seed, progress=progress)]
+    found = []
+    for i in range(0, len(candidates), _TOGETHER):
+        some = replay(rounds, candidates[i : i + _TOGETHER], standards, seed=seed)
+        found += [judgement_data(judgement) for judgement in some]
     k = len(alone)
     judged = {
         "cannot_tell": None,

@@ -100,7 +100,7 @@ def _tiles(data: Mapping[str, Any]) -> Markup:
         (
             f"{number(None if overall is None else overall['p95'], 3)} s",
             "p95 latency",
-            "no limit known" if limit_s is None else f"limit {number(limit_s)} s",
+            "no limit known" if limit_s is None else f"limit {limit_s:g} s",
         ),
         (percent(failed / attempts if attempts else None), "failed attempts", f"of {attempts:,}"),
     )
@@ -135,8 +135,8 @@ def _money(spend: Mapping[str, Any]) -> Markup:
         "money",
         "Money",
         paragraph(
-            f"{number(spend['usd'])} USD for {spend['calls']:,} calls, {number(1000 * spend['usd_per_call'])} USD per"
-            " 1,000 calls, over all their attempts."
+            f"{number(spend['usd'])} USD for {spend['calls_with_cost']:,} calls, all their attempts counted:"
+            f" {number(1000 * spend['usd_per_call'])} USD per 1,000 calls."
         ),
         *said,
         block(lines("money", label, [grown], "USD, cumulated"), by_model),

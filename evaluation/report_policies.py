@@ -9,7 +9,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from evaluation.report_charts import Dot, dots
-from evaluation.report_html import Markup, block, cell, heading, joined, note, paragraph, section, strong, table
+from evaluation.report_html import (
+    Markup,
+    block,
+    cell,
+    definitions,
+    heading,
+    joined,
+    note,
+    paragraph,
+    section,
+    strong,
+    table,
+)
 from evaluation.report_text import between, number, percent
 
 __all__ = ["CANNOT_TELL", "estimate_cell", "estimate_text", "policies_section"]
@@ -44,7 +56,22 @@ def policies_section(judgements: Sequence[Mapping[str, Any]]) -> Markup:
         ),
         block(None, table("Policies", ["policy", *(TITLES[name] for name in metrics)], rows)),
         *(_policy(judgement, i) for i, judgement in enumerate(judgements)),
+        *_assumptions(judgements),
     )
+
+
+def _assumptions(judgements: Sequence[Mapping[str, Any]]) -> Iterator[Markup]:
+    """What each kind of interval rests on, and what the estimators' names mean."""
+    metrics = [metric for judgement in judgements for metric in judgement["metrics"].values()]
+    estimates = [estimate for metric in metrics for estimate in (metric["logged"], *metric["estimates"])]
+    found = {i["kind"]: i["assumes"] for estimate in estimates for i in estimate["intervals"]}
+    if any(metric["estimates"] for metric in metrics):
+        yield note(
+            "DM: direct method. IPS: inverse propensity scoring. DR: doubly robust. SN: self-normalised. DRos: DR with"
+            " optimistic shrinkage. MRDR: more robust DR. An estimate marked biased may lie beside the truth by more"
+            " than its interval says."
+        )
+        yield definitions((f"{kind} assumes", text) for kind, text in found.items())
 
 
 def estimate_text(estimate: Mapping[str, Any] | None, scale: float = 1.0, *, sign: str = "") -> str:
@@ -135,7 +162,9 @@ def _name(estimate: Mapping[str, Any], headline: str | None) -> str | Markup:
         name += f" (at {estimate['threshold']:g})"
     if estimate.get("rounds") is not None:
         name += f" ({estimate['rounds']:,} rounds)"
-    return strong(name) if headline is not None and estimate["estimator"] == headline else name
+    if headline is not None and estimate["estimator"] == headline:
+        return strong(name)
+    return cell(name, "biased") if estimate.get("biased") else name
 
 
 def _interval_cells(estimate: Mapping[str, Any], scale: float) -> Iterator[str]:
@@ -164,6 +193,9 @@ def _groups(judgement: Mapping[str, Any]) -> Iterator[Markup]:
             for group in metric["groups"].get(kind, ()):
                 found.setdefault(group["group"], {})[name] = group
         if len(found) < 2:
+            continue
+        if not any(group["estimate"] for of in found.values() for group in of.values()):
+            yield note(f"By {kind}: cannot tell for any, the log has too few decisions of each for this policy.")
             continue
         rows = (
             [group, *(_group_cell(of.get(name), SCALES.get(name, 1.0)) for name in metrics)]

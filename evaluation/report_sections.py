@@ -5,6 +5,7 @@ Each turns one part of the data into charts with tables beside them. Computes no
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -64,9 +65,12 @@ def _estimated(metric: Mapping[str, Any], scale: float = 1.0) -> str | Markup:
 
 def brief(metric: Mapping[str, Any]) -> str:
     """Why there is no estimate, in few words; --json has the sentence."""
-    if "effective sample size" in metric["cannot_tell"]:
-        return f"effective sample {metric['effective_samples']:,.0f}"
-    return str(metric["cannot_tell"]).partition(" that the log")[0]
+    reason = str(metric["cannot_tell"])
+    found = re.search(r"effective sample size is ([\d,]+)", reason)
+    if found:
+        return f"effective sample {found[1]}"
+    found = re.match(r"([\d.]+%) of the policy's choices", reason)
+    return f"{found[1]} without support" if found else reason
 
 
 def _single_chart(found: Mapping[str, Any]) -> str | None:

@@ -40,7 +40,7 @@ dt { color: var(--muted); } dd { margin: 0; overflow-wrap: anywhere; }
 figure { margin: 0; min-width: 0; }
 figure svg { display: block; max-width: 100%; height: auto; }
 svg text { font-family: inherit; } svg * { stroke-linejoin: round; }
-.panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); gap: 1rem 1.5rem;
+.panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 28rem), 1fr)); gap: 1rem 1.5rem;
   margin: .8rem 0 1.4rem; }
 .scroll { overflow-x: auto; max-width: 100%; }
 table { border-collapse: collapse; font-size: .87rem; font-variant-numeric: tabular-nums; width: 100%; }
@@ -52,7 +52,7 @@ thead th { color: var(--muted); font-weight: 500; white-space: normal; vertical-
 th:first-child { text-align: left; font-weight: 500; white-space: normal; overflow-wrap: anywhere; min-width: 8.5rem;
   max-width: 18rem; padding-left: 0; }
 .words { text-align: left; white-space: normal; min-width: 9rem; }
-td small { display: block; color: var(--muted); font-size: .8rem; }
+td small, th small { display: block; font-weight: 400; color: var(--muted); font-size: .8rem; }
 .shade { background: color-mix(in srgb, var(--c2) calc(var(--share) * 55%), transparent); }
 tr.sure > * { font-weight: 650; }
 .verdict { color: var(--muted); }

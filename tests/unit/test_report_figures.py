@@ -59,14 +59,14 @@ def by_model(rows, name):
 
 
 def test_spend_is_that_of_all_attempts_and_what_is_unknown_is_said(log, figures):
-    """0.1 + 0.3 + 0.2 of a and 0.4 of b over four calls; one answer has no price."""
+    """0.1 + 0.3 + 0.2 of a and 0.4 of b over three calls; the answer to a fourth has no price."""
     log.call("a", ("a", "ok", 1.0, 0.1))
     log.call("a", ("a", "error", 1.0, 0.3, 500), ("b", "ok", 1.0, 0.4), ts=START_TS + 100)
     log.call("a", ("a", "ok", 1.0, 0.2), ts=START_TS + 100)
     log.call("b", ("b", "ok", 1.0, None), ts=START_TS + 100)
     spend = figures()["spend"]
     assert (spend["usd"], spend["calls"], spend["answers_without_cost"]) == (pytest.approx(1.0), 4, 1)
-    assert spend["usd_per_call"] == pytest.approx(0.25)
+    assert (spend["calls_with_cost"], spend["usd_per_call"]) == (3, pytest.approx(1 / 3))
     a, b = (by_model(spend["by_model"], name) for name in "ab")
     assert (a["calls"], a["usd"], a["share_of_spend"]) == (3, pytest.approx(0.6), pytest.approx(0.6))
     assert (b["calls"], b["priced"], b["usd_per_call"]) == (2, 1, pytest.approx(0.4))

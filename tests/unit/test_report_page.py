@@ -195,6 +195,7 @@ def test_a_replays_page_has_estimates_or_the_reason_why_not(log):
     text = replay_page(results)
     Page(text)
     assert "cannot tell" not in text
+    assert "bootstrap assumes" in text
     results["policies"][1]["metrics"]["quality"] |= {"cannot_tell": "there is < 1 sample", "estimates": []}
     results["policies"][1]["metrics"]["quality"] |= {"difference": None, "headline": None}
     assert "cannot tell, because there is &lt; 1 sample" in replay_page(results)
