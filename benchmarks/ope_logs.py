@@ -20,7 +20,7 @@ __all__ = ["LoggedTrace"]
 
 @dataclass(slots=True)
 class LoggedTrace:
-    """A source for `evaluation.replay` made of a simulation; every round is selected."""
+    """A source for `evaluation.replay` made of a simulation; rounds from number `first` on are judged."""
 
     arms: tuple[str, ...]
     dimension: int
@@ -30,7 +30,7 @@ class LoggedTrace:
     rounds: LoggedRounds
 
     @classmethod
-    def of(cls, workload: Workload, trace: Trace, feedback_delay_s: float = 0.0) -> LoggedTrace:
+    def of(cls, workload: Workload, trace: Trace, *, first: int = 0, feedback_delay_s: float = 0.0) -> LoggedTrace:
         """What the service would have logged of the run, in the order it would have."""
         n, calls = len(trace), np.arange(len(trace))
         contexts = [workload.contexts[p] for p in workload.prompts.tolist()]
@@ -41,7 +41,7 @@ class LoggedTrace:
         rounds = LoggedRounds(
             arms=workload.models,
             row=calls.astype(np.int64),
-            selected=known,
+            selected=calls >= first,
             ts=trace.arrived_ts,
             contexts=np.stack([context.x for context in contexts]).astype(np.float64),
             input_tokens=np.array([context.input_tokens for context in contexts], dtype=np.int64),
@@ -67,14 +67,14 @@ class LoggedTrace:
             last_seq=graded,
             first_quality=trace.quality,
         )
-        return cls(workload.models, rounds.contexts.shape[1], n, categories, (), rounds)
+        return cls(workload.models, rounds.contexts.shape[1], n - first, categories, (), rounds)
 
     def chunks(self, rows: int = 50_000, *, selected_only: bool = True) -> Iterator[LoggedRounds]:
         """See `evaluation.replay.Source`."""
-        del selected_only
-        for start in range(0, self.selected, rows):
-            row = np.arange(self.selected)
-            yield self.rounds.pick((row >= start) & (row < start + rows))
+        rounds = self.rounds.pick(self.rounds.selected) if selected_only else self.rounds
+        for start in range(0, len(rounds), rows):
+            place = np.arange(len(rounds))
+            yield rounds.pick((place >= start) & (place < start + rows))
 
 
 def _positions(trace: Trace, feedback_delay_s: float) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:

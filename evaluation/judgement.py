@@ -195,7 +195,8 @@ def _reason(tally: Tally, group: int, standards: Standards) -> str | None:
 def _chosen(tally: Tally) -> list[tuple[str, float]]:
     """Estimators with their thresholds, in the order they are shown."""
     n = float(tally.counts[0].sum())
-    return [(name, _tuned(tally, name, n) if name in TUNED else inf) for name in _SHOWN]
+    shown = [name for name in _SHOWN if name != MORE_ROBUST or tally.blocks[name, inf].any()]
+    return [(name, _tuned(tally, name, n) if name in TUNED else inf) for name in shown]
 
 
 def _tuned(tally: Tally, name: str, n: float) -> float:

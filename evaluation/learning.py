@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +78,10 @@ class Learning:
             self._flagged += decision.infeasible
             follower.learn(chunk, i, decision, float(drawn_with[i]), float(cost_usd[i]))
         return probabilities
+
+    def state(self) -> dict[str, Any]:
+        """What the pool has learned of the log so far (`Pool.state`)."""
+        return self._follower.pool.state()
 
     def drawn(self, chunk: LoggedRounds, rng: np.random.Generator) -> NDArray[np.intp]:
         """For rejection replay (Li et al., 2011): what a pool draws that learns only where that is the log's, (n,)."""
