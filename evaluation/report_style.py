@@ -60,7 +60,10 @@ summary { cursor: pointer; color: var(--accent); }
 @media (min-width: 62rem) { .block:not(.wide):not(.plain) { grid-template-columns: 31.5rem minmax(0, 1fr); } }
 @media (max-width: 45rem) { .wide figure { overflow-x: auto; } .wide figure svg { min-width: 36rem; max-width: none; } }
 @media print { html { font-size: 11px; } body { max-width: none; padding: 0; } nav { display: none; }
-  .block, figure, tr { break-inside: avoid; } h2, h3 { break-after: avoid; } .scroll { overflow: visible; }
+  figure, tr, .tiles { break-inside: avoid; } h2, h3, caption { break-after: avoid; } .scroll { overflow: visible; }
+  figure svg { max-height: 16rem; } th, td, th:first-child { white-space: normal; padding: .2rem .3rem; min-width: 0; }
+  table { font-size: 9px; } thead th { overflow-wrap: anywhere; } section { margin-top: 1rem; }
+  .panels { grid-template-columns: 1fr 1fr; }
   .shade, .tile { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   .block:not(.wide):not(.plain) { grid-template-columns: minmax(0, 1fr); } }
 """

@@ -83,7 +83,7 @@ def inline_svg(figure: Any, name: str, label: str) -> str:
         element.attrib = {_NAMESPACE.sub("", key): _owned(key, value, name) for key, value in element.attrib.items()}
     for unused in ("version", "xmlns"):
         root.attrib.pop(unused, None)
-    root.attrib |= {"role": "img", "aria-label": printable(label)}
+    root.attrib |= {"role": "img", "aria-label": printable(label), "preserveAspectRatio": "xMinYMid"}
     return ET.tostring(root, encoding="unicode")
 
 
