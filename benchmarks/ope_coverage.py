@@ -176,7 +176,7 @@ def _policies(reward: FloatArray, categories: list[str]) -> dict[str, FloatArray
     best = np.zeros((n, k))
     for category in set(categories):
         rows = np.array([c == category for c in categories])
-        best[np.ix_(rows, [int(np.nanmean(reward[:, rows], axis=1).argmax())])] = 1.0
+        best[rows, int(np.nanmean(reward[:, rows], axis=1).argmax())] = 1.0
     two = np.zeros(k)
     two[mean.argsort()[::-1][:2]] = 0.5
     return {
@@ -196,7 +196,7 @@ def _always_covered(world: _World, log: LoggedTrace, policy: str, target: FloatA
         sequence = AnytimeSequence()
         sums, variances = sequence.add(rounds)
         looks = np.arange(_EVERY - 1, len(chunk), _EVERY)
-        low, high = sequence.bounds_at(sums[:, looks], variances[:, looks], looks + 1.0)
+        low, high = sequence.bounds_at(sums[:, looks], variances[:, looks], np.asarray(looks + 1.0, dtype=np.float64))
         held[name] = bool(((low <= truth) & (truth <= high)).all())
     return held
 

@@ -33,7 +33,7 @@ def obd_table(folder: Path) -> list[dict[str, Any]]:
 def _row(folder: Path, campaign: str, *, log: str, policy: str) -> dict[str, Any]:
     found = judged(folder, campaign, log=log, policy=policy)
     by_name = {estimate.estimator: estimate for estimate in found.estimates}
-    own = duckdb.sql(f"SELECT avg(click) FROM '{folder}/{policy}_{campaign}.parquet'").fetchall()  # noqa: S608
+    own = _read(f"SELECT avg(click) AS mean FROM '{folder}/{policy}_{campaign}.parquet'")  # noqa: S608
     return {
         "campaign": campaign,
         "log": log,
@@ -42,7 +42,7 @@ def _row(folder: Path, campaign: str, *, log: str, policy: str) -> dict[str, Any
         "logged": found.logged.value,
         "estimates": {name: estimate.value for name, estimate in by_name.items()},
         "intervals": {name: [[i.kind, i.low, i.high] for i in e.intervals] for name, e in by_name.items()},
-        "mean_of_the_policys_own_log": float(own[0][0]),
+        "mean_of_the_policys_own_log": float(own["mean"][0]),
         "cannot_tell": found.cannot_tell,
     }
 
@@ -51,10 +51,10 @@ def judged(
     folder: Path, campaign: str, *, log: str, policy: str, standards: Standards | None = None
 ) -> MetricJudgement:
     """What one policy's log says of the other's clicks."""
-    logged = duckdb.sql(
+    logged = _read(
         f"SELECT item_id, position, click, propensity_score, COLUMNS('user_feature.*')"  # noqa: S608
         f" FROM '{folder}/{log}_{campaign}.parquet'"
-    ).fetchnumpy()
+    )
     item, position = logged["item_id"].astype(np.intp), _ranks(logged["position"])
     n, k = len(item), int(_policy_table(folder, campaign).shape[1])
     target = _policy_table(folder, campaign)[position] if policy == "bts" else np.full((n, k), 1.0 / k)
@@ -76,10 +76,15 @@ def judged(
 
 def _policy_table(folder: Path, campaign: str) -> FloatArray:
     """Probabilities of every item by position's rank, shape (positions, items)."""
-    found = duckdb.sql(f"SELECT * FROM '{folder}/bts_policy_{campaign}.parquet'").fetchnumpy()  # noqa: S608
+    found = _read(f"SELECT * FROM '{folder}/bts_policy_{campaign}.parquet'")  # noqa: S608
     table = np.zeros((int(_ranks(found["position"]).max()) + 1, int(found["item_id"].max()) + 1))
     table[_ranks(found["position"]), found["item_id"]] = found["probability"]
-    return table / table.sum(axis=1, keepdims=True)
+    return np.asarray(table / table.sum(axis=1, keepdims=True))
+
+
+def _read(query: str) -> dict[str, NDArray[Any]]:
+    with duckdb.connect() as connection:
+        return connection.execute(query).fetchnumpy()
 
 
 def _behaviour(item: NDArray[np.intp], propensity: FloatArray, k: int) -> FloatArray:

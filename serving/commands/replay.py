@@ -129,9 +129,11 @@ class _Job:
         selection = Selection(pool or _only_pool(log), where, *times, latest=self._latest or None)
         rounds = SelectedRounds(log, selection)
         measures = self._measures(rounds)
-        candidates = [
-            candidate_of(spec, rounds, measures, [Path(name) for name in log.names]) for spec in self._policies
-        ]
+        paths = [Path(name) for name in log.names]
+        pools_first = sorted(range(len(self._policies)), key=lambda i: not self._policies[i].startswith("config:"))
+        # They may bring models that the log never knew, and every candidate's arrays have a column for those, too.
+        made = {i: candidate_of(self._policies[i], rounds, measures, paths) for i in pools_first}
+        candidates = [made[i] for i in sorted(made)]
         render_selection(rounds, log.names, self._console)
         self._say_measures(rounds, measures)
         with _progress() as told:

@@ -273,6 +273,20 @@ def test_a_changed_pool(logged, config):
     assert "DR - logged" in result.output
 
 
+def test_a_pool_with_a_model_the_log_never_knew_beside_another_policy(logged, tmp_path):
+    path = tmp_path / "more.yaml"
+    models = [*CONFIG["models"], {"name": "unseen", "endpoint": "http://127.0.0.1:9/v1"}]
+    pools = [CONFIG["pools"][0] | {"models": [*MODELS, "unseen"]}]
+    path.write_text(yaml.safe_dump({"models": models, "pools": pools}))
+    out = tmp_path / "out.json"
+    result = run(logged[0], "--policy", "fixed:large", "--policy", f"config:{path}#auto", "--json", out)
+    assert result.exit_code == 3
+    assert "never in the log, so nothing is known of: unseen" in result.output
+    fixed, pooled = json.loads(out.read_text())["policies"]
+    assert (fixed["policy"], fixed["cannot_tell"]) == ("fixed:large", None)
+    assert pooled["gaps"]["unseen"] > 0.01
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
