@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from serving.commands.evaluate import evaluate
 from serving.commands.replay import replay
 from serving.commands.report import report
 from serving.commands.simulate import simulate
@@ -207,6 +208,7 @@ def upstreams(
         raise typer.Exit(2) from None
 
 
+main.command()(evaluate)
 main.command()(simulate)
 main.command()(replay)
 main.command()(report)
