@@ -18,7 +18,7 @@ from evaluation.rounds import Rounds
 __all__ = ["ASSUMES", "AnytimeSequence", "Interval", "bootstrap_draws", "empirical_bernstein", "mixture_boundary"]
 
 ASSUMES: Final = {
-    "bootstrap": "many blocks of rounds, independent of each other, none of which decides the result; asymptotic",
+    "bootstrap": "many blocks of rounds, independent of each other; asymptotic, widened to what the propensities imply",
     "bernstein": "independent rounds and a fixed policy; exact for any number of rounds",
     "anytime": "right propensities, nothing else: rounds may depend on earlier ones, and one may look at any time",
 }

@@ -7,8 +7,10 @@ never reaches the log. Knows no estimator and no file.
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -20,10 +22,20 @@ from bandit.types import Context, Decision, Feedback, FloatArray, Outcome
 from evaluation.logged import LoggedRounds
 from evaluation.measures import Measures
 
-__all__ = ["Learning"]
+__all__ = ["GradedAnswer", "Learning"]
 
 _MOST_WEIGHT = 10.0  # of a round's residual in what the budget is told was spent
 _OUTCOME, _FEEDBACK, _REVISION = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class GradedAnswer:
+    """A benchmark answer in a log: its position, the model, its quality in [0, 1], its category."""
+
+    seq: int
+    model: str
+    quality: float
+    category: str | None
 
 
 @dataclass(slots=True)
@@ -49,12 +61,23 @@ class Learning:
 
     learns = True
 
-    def __init__(self, spec: str, make: Callable[[], Pool], measures: Measures, *, notes: Sequence[str] = ()) -> None:
-        """`make`: a pool as it starts; called once, and again for rejection replay."""
+    def __init__(
+        self,
+        spec: str,
+        make: Callable[[], Pool],
+        measures: Measures,
+        *,
+        notes: Sequence[str] = (),
+        answers: Sequence[Sequence[GradedAnswer]] = (),
+    ) -> None:
+        """`make`: a pool as it starts; called once, and again for rejection replay.
+
+        `answers`: for each log in turn, the benchmark answers in it by their position.
+        """
         self.spec, self.measures = spec, measures
         self._notes = tuple(notes)
-        self._make = make
-        self._follower = _Follower(make())
+        self._make, self._answers = make, answers
+        self._follower = _Follower(make(), answers)
         self._sampler: _Follower | None = None
         self._flagged = 0
 
@@ -86,7 +109,7 @@ class Learning:
     def drawn(self, chunk: LoggedRounds, rng: np.random.Generator) -> NDArray[np.intp]:
         """For rejection replay (Li et al., 2011): what a pool draws that learns only where that is the log's, (n,)."""
         if self._sampler is None:
-            self._sampler = _Follower(self._make())
+            self._sampler = _Follower(self._make(), self._answers)
         drawn = np.empty(len(chunk), dtype=np.intp)
         cost_usd = self.measures.cost_usd(chunk)
         for i in range(len(chunk)):
@@ -100,8 +123,9 @@ class Learning:
 class _Follower:
     """A pool taken through a log: it decides, and is taught what stands in the log in between."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, answers: Sequence[Sequence[GradedAnswer]]) -> None:
         self.pool = pool
+        self._answers, self._log = [deque(of_log) for of_log in answers], 0
         self._outstanding: list[tuple[int, int, int, _Row]] = []
         self._told = 0
         self._last_seq = -1
@@ -153,7 +177,22 @@ class _Follower:
         """Learn what stands in the log before `seq`; all that is outstanding where another log begins."""
         everything = seq < self._last_seq
         self._last_seq = seq
-        while self._outstanding and (everything or self._outstanding[0][0] < seq):
+        if everything:
+            self._learn_before(inf)
+            self._log += 1
+        self._learn_before(seq)
+
+    def _learn_before(self, seq: float) -> None:
+        answers = self._answers[self._log] if self._log < len(self._answers) else deque[GradedAnswer]()
+        while True:
+            following = self._outstanding[0][0] if self._outstanding else inf
+            if answers and answers[0].seq < min(seq, following):
+                answer = answers.popleft()
+                if answer.model in self.pool.names:
+                    self.pool.apply_benchmark(answer.model, answer.quality, answer.category)
+                continue
+            if following >= seq:
+                return
             _, _, kind, row = heapq.heappop(self._outstanding)
             if kind == _OUTCOME and row.outcome is not None:
                 self.pool.apply_outcome(row.decision, row.outcome, spent_usd=row.spent_usd)

@@ -33,7 +33,7 @@ _TABLES: Final = {  # what of each is needed
     "outcomes": "decision_id seq attempt model status http_status latency_s input_tokens output_tokens cost_usd",
     "rewards": "decision_id seq quality metrics reward",
     "filter_events": "seq ts pool model from_state to_state",
-    "benchmark_results": "seq ts suite item_id model quality",
+    "benchmark_results": "seq ts suite item_id category model quality",
 }
 _TOLD_BY: Final = {  # what tells a Parquet file's table
     "decisions": "probabilities",

@@ -14,6 +14,7 @@ from typing import Any, Final
 import duckdb
 
 from bandit.errors import InvalidInput
+from evaluation.learning import GradedAnswer
 from evaluation.logged import LoggedRounds
 from evaluation.logs import Log, quoted
 
@@ -76,6 +77,18 @@ class SelectedRounds:
     def admit(self, names: Sequence[str]) -> None:
         """Count models in that no decision of the log knew: nothing could be drawn of them."""
         self.arms = (*self.arms, *(name for name in names if name not in self.arms))
+
+    def answers(self) -> list[list[GradedAnswer]]:
+        """For each log with decisions of the pool, in their order, the benchmark answers in it."""
+        found = []
+        parts = self._connection.execute("SELECT part FROM rounds GROUP BY part ORDER BY min(row)").fetchall()
+        for (part,) in parts:
+            rows = self._connection.execute(
+                f"SELECT seq, model, quality, category FROM {part}.benchmark_results"
+                " WHERE quality IS NOT NULL ORDER BY seq"
+            ).fetchall()
+            found.append([GradedAnswer(*row) for row in rows])
+        return found
 
     def latency_quantile(self, q: float) -> float | None:
         """A quantile of the answered calls' latencies, in seconds; None where none was measured."""

@@ -69,6 +69,64 @@ class Support:
         return self.gap / np.maximum(self.rounds, 1.0)
 
 
+class Spread:
+    """What the logged probabilities say of an estimate's variance, whichever arms happened to be drawn.
+
+    Sums by arm: E[w²] given the context, which they tell exactly, and how the values seen of it spread around 0 or
+    their prediction. On logs of a learner the sample's own variance is often far too small: rare rounds of large weight
+    make most of it, and where none was drawn it does not show.
+    """
+
+    def __init__(self) -> None:
+        self._arms = np.zeros((6, 0))  # Σ π²/reach; rounds seen, Σ r, Σ r²; Σ (r − q̂)², the same of the robust q̂
+        self._direct = np.zeros((2, 2))  # Σ and Σ² of what is predicted of the policy; the same of the robust q̂
+        self._rounds = 0
+
+    def add(self, rounds: Rounds, robust: FloatArray | None) -> None:
+        """Take in more rounds."""
+        if not self._arms.size:
+            self._arms = np.zeros((6, rounds.target.shape[1]))
+        reach = rounds.behaviour * rounds.observed_share
+        with np.errstate(divide="ignore", invalid="ignore"):
+            self._arms[0] += np.where(reach > 0, rounds.target**2 / reach, 0.0).sum(axis=0)
+        seen = rounds.observed
+        arm, value, row = rounds.chosen[seen], rounds.value[seen], np.flatnonzero(seen)
+        fitted = [rounds.predicted, rounds.predicted if robust is None else robust]
+        squares = [(value - q[row, arm]) ** 2 for q in fitted]
+        for at, weights in enumerate((np.ones(len(arm)), value, value * value, *squares), 1):
+            self._arms[at] += np.bincount(arm, weights=weights, minlength=self._arms.shape[1])
+        for at, q in enumerate(fitted):
+            direct = np.einsum("nk,nk->n", rounds.target, q)
+            self._direct[at] += (direct.sum(), np.einsum("n,n->", direct, direct))
+        self._rounds += len(rounds)
+
+    def merge(self, other: Spread) -> None:
+        """Add another part."""
+        if not self._arms.size:
+            self._arms = np.zeros_like(other._arms)
+        if other._arms.size:
+            self._arms += other._arms
+        self._direct += other._direct
+        self._rounds += other._rounds
+
+    def variance(self, name: str, value: float) -> float:
+        """Of one round's term of an estimator (IPS, SNIPS, DR, SNDR, MRDR) whose estimate is `value`."""
+        square, seen, total, squares, residual, robust = self._arms
+        if name == "IPS":
+            return max(0.0, self._pooled(square, squares, seen) - value * value)
+        if name == "SNIPS":
+            around = np.maximum(squares - 2.0 * value * total + seen * value * value, 0.0)
+            return self._pooled(square, around, seen)
+        at = int(name == MORE_ROBUST)
+        mean, second = self._direct[at] / self._rounds
+        return self._pooled(square, robust if at else residual, seen) + max(0.0, float(second - mean * mean))
+
+    def _pooled(self, square: FloatArray, squares: FloatArray, seen: FloatArray) -> float:
+        """Σ_a E[w²]·(mean square of a), one round of the mean over all arms added to each arm's own."""
+        overall = float(squares.sum()) / max(float(seen.sum()), 1.0)
+        return float(square @ ((squares + overall) / (seen + 1.0))) / self._rounds
+
+
 class Tally:
     """One metric under one candidate over `n_rounds` rounds in their order, in at most 1,000 blocks of equal length.
 
@@ -86,6 +144,7 @@ class Tally:
         self.grouped = {name: np.zeros((3, n_groups, self.n_blocks)) for name in (LOGGED, *ESTIMATORS)}
         self.squares = dict.fromkeys(self.blocks, 0.0)
         """Σ (direct + residual)² over rounds, for variances."""
+        self.spread = Spread()
         self.support = Support(*(np.zeros(n_groups) for _ in range(8)))
         self.largest_possible = 0.0
         """The largest weight that any round could have had, whichever arm had been drawn."""
@@ -104,6 +163,7 @@ class Tally:
         cells = (codes * self.n_blocks + block[:, None]).ravel()
         self.counts += np.bincount(cells, minlength=self.counts.size).reshape(self.counts.shape)
         self._note_support(rounds, codes)
+        self.spread.add(rounds, robust)
         starts = np.flatnonzero(np.diff(block, prepend=-1))
         for name, terms in self._plain_terms(rounds):
             self._add(name, inf, terms, block, starts)
@@ -131,6 +191,7 @@ class Tally:
             fold = np.maximum if field == "largest" else np.add
             setattr(mine, field, fold(getattr(mine, field), getattr(theirs, field)))
         self.largest_possible = max(self.largest_possible, other.largest_possible)
+        self.spread.merge(other.spread)
 
     def variance(self, name: str, threshold: float = inf) -> float:
         """Sample variance of an estimator's terms over rounds; for those that are not self-normalised."""

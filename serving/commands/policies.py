@@ -86,7 +86,7 @@ def _pool_candidate(spec: str, rounds: SelectedRounds, measures: Measures, log_p
         rounds.admit(unknown)
     limit = measures.latency_limit_s if pool.constraints.p95_latency_s is None else pool.constraints.p95_latency_s
     make = _maker(pool, settings, rounds, log_paths, notes)
-    return Learning(spec, make, measures_of(pool, settings, limit), notes=notes)
+    return Learning(spec, make, measures_of(pool, settings, limit), notes=notes, answers=rounds.answers())
 
 
 def _configured(file: Path, name: str, changes: Sequence[str]) -> tuple[Settings, PoolSettings]:

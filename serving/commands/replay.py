@@ -195,7 +195,7 @@ def _logs(paths: Sequence[Path], url: str | None) -> Iterator[Log]:
     if paths:
         raise InvalidInput("--url", "takes the log from the service; leave out LOG")
     with tempfile.TemporaryDirectory(prefix="pointsman-log-") as folder:
-        for table in ("decisions", "outcomes", "rewards"):
+        for table in ("decisions", "outcomes", "rewards", "benchmark_results"):
             _download(url, table, Path(folder) / f"{table}.parquet")
         with opened([Path(folder)]) as log:
             yield dataclasses.replace(log, names=(url,))

@@ -210,6 +210,28 @@ def test_effective_samples_by_hand():
     assert tally.largest_possible == pytest.approx(2.0)
 
 
+def test_the_variance_that_propensities_imply_is_that_of_fresh_draws():
+    """Of IPS and DR on rounds of one context: against the variance over 200,000 draws from the propensities, to 2 %."""
+    rng = np.random.default_rng(8)
+    p, pi, mean, q = np.array([0.7, 0.2, 0.1]), np.array([0.1, 0.3, 0.6]), np.array([0.2, 0.5, 0.8]), np.full(3, 0.4)
+    n = 200_000
+    chosen = rng.choice(3, size=n, p=p)
+    value = (rng.random(n) < mean[chosen]).astype(float)
+    rounds = Rounds.of(chosen, np.tile(p, (n, 1)), value, np.tile(pi, (n, 1)), predicted=np.tile(q, (n, 1)))
+    tally = Tally(n)
+    tally.add(0, rounds)
+    truth = float(pi @ mean)
+    for name in ("IPS", "DR"):
+        terms = ESTIMATORS[name](rounds)
+        exact = float((pi**2 / p) @ mean) - truth**2  # Σ π²/p·E r² − ν², r in {0, 1}
+        if name == "DR":
+            exact = float((pi**2 / p) @ (mean * (1 - mean) + (mean - 0.4) ** 2))
+        found = tally.spread.variance(name, terms.estimate)
+        assert found == pytest.approx(exact, rel=0.02)
+        if name == "IPS":
+            assert found == pytest.approx((terms.direct + terms.residual).var(), rel=0.02)
+
+
 def test_a_model_that_could_not_be_drawn_is_a_gap():
     rounds = Rounds.of(np.array([0, 0]), np.array([[1.0, 0.0], [0.5, 0.5]]), np.ones(2), np.full((2, 2), 0.5))
     tally = Tally(2)

@@ -120,6 +120,27 @@ def test_a_pool_with_a_budget_spends_its_own_money_not_the_logs(logged):
     assert headline.value < 1.1 * budget
 
 
+def test_benchmark_answers_in_the_log_are_evidence_from_their_place_on(logged, tmp_path):
+    """Sixty wrong answers of one model in the middle of the log: it is filtered there, and keeps its probes."""
+    path = tmp_path / "graded.duckdb"
+    path.write_bytes(logged[0].read_bytes())
+    with duckdb.connect(str(path)) as connection:
+        (middle,) = connection.execute("SELECT seq FROM decisions ORDER BY seq LIMIT 1 OFFSET 1500").fetchone()
+        connection.execute(
+            "INSERT INTO benchmark_results BY NAME SELECT $1 AS seq, 0.0 AS ts, 'suite' AS suite, 'i' || i AS item_id,"
+            " 'large' AS model, 'math' AS category, 0.0 AS quality FROM range(60) t(i)",
+            [middle - 1],
+        )
+    limits = {"min_accuracy": 0.6, "accuracy_evidence": "benchmarks"}
+    with opened([path]) as log:
+        rounds = SelectedRounds(log, Selection("auto"))
+        candidate = Learning("own", lambda: pool(constraints=limits), Measures(), answers=rounds.answers())
+        (chunk,) = rounds.chunks(5_000)
+    of_large = candidate.probabilities(chunk)[:, rounds.arms.index("large")]
+    assert of_large[1_400:1_500].mean() > 0.2
+    assert of_large[1_500:].max() < 0.1
+
+
 def test_own_prices_and_objective_measure_the_log_too(logged):
     path, trace = logged
     double = {name: Price(2.0, 2.0 * price) for name, price in zip(MODELS, (1.0, 10.0, 5.0), strict=True)}
