@@ -139,6 +139,7 @@ class Benchmark:
             except Dropped:
                 pass
             except ServiceGone as error:
+                self._drop.set()  # it was waited for long enough
                 self._give_up(f"the service does not answer any more: {error}", exit_code=1)
             except Unusable as error:
                 self._give_up(str(error), exit_code=2)

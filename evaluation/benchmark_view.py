@@ -75,8 +75,9 @@ def render_figures(models: Sequence[Mapping[str, Any]], console: Console, *, by_
         if by_category:
             for category in entry["categories"]:
                 table.add_row(f"  {escape(category['category'])}", *_cells(category), style="dim")
-    # A file or pipe has no width: names stay whole there, for programs that look for them.
-    console.print(table, width=None if console.is_terminal else PLAIN_WIDTH)
+    if not console.is_terminal:  # a file or pipe has no width: names stay whole there, for programs that look for them
+        console = Console(file=console.file, width=PLAIN_WIDTH, highlight=False)
+    console.print(table)
 
 
 def render_ending(ending: Ending, console: Console, *, spent_usd: float, judging_usd: float, resume: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import duckdb
@@ -10,6 +11,7 @@ import pytest
 
 from bandit.errors import InvalidInput
 from evaluation import suites
+from evaluation.graders import KINDS
 from evaluation.grades import Message
 from evaluation.suite_rows import MAX_ITEMS
 from evaluation.suites import SuiteProblems, read_suite
@@ -248,3 +250,19 @@ def test_a_judges_item_is_graded_through_the_service(tmp_path):
     assert item.grading is None
     assert item.judge.model == "m"
     assert suites.MAX_PROBLEMS == 20
+
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+def test_the_suite_in_the_readme_is_one(tmp_path):
+    (example,) = re.findall(r"```jsonl\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "suite.jsonl").write_text(example)
+    assert [item.options.kind for item in read_suite(tmp_path / "suite.jsonl").items] == ["numeric", "choice", "judge"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_readme_has_each_grader_with_its_options(kind):
+    (row,) = re.findall(rf"^\| `{kind}` \|.*$", README, re.MULTILINE)
+    options = {field.alias or name for name, field in KINDS[kind].model_fields.items()} - {"kind"}
+    assert [option for option in sorted(options) if f"`{option}" not in row] == []
