@@ -89,8 +89,8 @@ class RateTest:
 
     __slots__ = (
         "_alternatives",
-        "_log_bad",
-        "_log_good",
+        "_bad_ratio",
+        "_good_ratio",
         "_prior_good",
         "_recent_bad",
         "_recent_calls",
@@ -107,8 +107,8 @@ class RateTest:
         self._alternatives = limit_rate + (1 - limit_rate) * np.array(
             [0.02, 0.04, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 0.95]
         )
-        self._log_bad = np.log(self._alternatives / limit_rate)
-        self._log_good = np.log((1 - self._alternatives) / (1 - limit_rate))
+        self._bad_ratio = self._alternatives / limit_rate
+        self._good_ratio = (1 - self._alternatives) / (1 - limit_rate)
         self._prior_good = log(0.5) / log1p(-limit_rate)
         self.restart()
 
@@ -126,8 +126,14 @@ class RateTest:
         self.bad += x
         self._recent_calls = self._recent_calls * _FADE + 1.0
         self._recent_bad = self._recent_bad * _FADE + x
-        ratio = np.exp(x * self._log_bad + (1.0 - x) * self._log_good)
-        self._shiryaev = np.minimum((1.0 + self._shiryaev) * ratio, 1e30)
+        self._shiryaev += 1.0
+        if x == 0.0:  # nearly all calls are plainly good or bad
+            self._shiryaev *= self._good_ratio
+        elif x == 1.0:
+            self._shiryaev *= self._bad_ratio
+        else:
+            self._shiryaev *= self._bad_ratio**x * self._good_ratio ** (1.0 - x)
+        np.minimum(self._shiryaev, 1e30, out=self._shiryaev)
 
     @property
     def rate(self) -> float:

@@ -7,7 +7,7 @@ logged is the probability that was used and not an estimate of it.
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import ndtri
+from scipy.special import ndtr, ndtri
 
 from bandit.types import FloatArray
 
@@ -23,8 +23,12 @@ _NODES = 128  # … and to integrate there
 _BY_RANK = 0.25  # share of the nodes that goes to where the arms are, whatever the chance of the maximum there
 _NEGLIGIBLE = 3e-4  # an arm with less than this share of the greatest chance of being the best gets no nodes of its own
 
-# Φ(z) ≈ ½ + ½·tanh(z·P(z²)), increasing, within 2e-6: our minimax fit on [0, 6]. A third of the time of an exact Φ.
-_LOG_ODDS = (0.7978721988827113, 0.036388369035566255, -8.584150688834732e-05, -3.721559116749364e-05, 1.46204614e-06)
+# Φ by linear interpolation, increasing, within 2e-6: a third of the time of an exact one. Beyond ±8 it stays above 0.
+_CUTS = 128  # a standard deviation
+_CUT_REACH = 8
+_PHI = ndtr(np.linspace(-_CUT_REACH, _CUT_REACH, 2 * _CUT_REACH * _CUTS + 1))
+_RISE = np.append(np.diff(_PHI), 0.0)
+_MIDDLE, _LAST = float(_CUT_REACH * _CUTS), float(_PHI.size - 1)
 
 
 def _staggered(n_arms: int) -> FloatArray:
@@ -140,30 +144,27 @@ def _weight(compliance: FloatArray) -> FloatArray:
 
 
 def _below(mean: FloatArray, scale: FloatArray, weight: FloatArray, nodes: FloatArray) -> FloatArray:
-    """Half of P(sampled utility ≤ node), shape (n_arms, n_nodes); in place, since half the cost is memory."""
-    z = nodes - mean[:, None]
-    z /= scale[:, None]
-    square = z * z
-    t = square * _LOG_ODDS[-1]
-    for coefficient in _LOG_ODDS[-2:0:-1]:
-        t += coefficient
-        t *= square
-    t += _LOG_ODDS[0]
-    t *= z
-    np.tanh(t, out=t)
-    quarter = 0.25 * weight[:, None]
-    t *= quarter
-    t += 0.5 - quarter
-    return t
+    """Half of P(sampled utility ≤ node), shape (n_arms, n_nodes), above 0; in place, since half the cost is memory."""
+    cuts = _CUTS / scale
+    at = cuts[:, None] * nodes
+    at += (_MIDDLE - cuts * mean)[:, None]
+    np.maximum(at, 0.0, out=at)
+    np.minimum(at, _LAST, out=at)
+    cell = at.astype(np.intp)
+    at -= cell
+    at *= _RISE.take(cell, mode="clip")  # without looking whether it is in range
+    at += _PHI.take(cell, mode="clip")
+    half = 0.5 * weight
+    at *= half[:, None]
+    at += (0.5 - half)[:, None]
+    return at
 
 
 def _stieltjes(half: FloatArray) -> FloatArray:
     left, right = half[:, :-1], half[:, 1:]
-    # Dividing the whole product by an arm's own factor leaves the others'; the floor keeps 0/0 out, where there is no
-    # mass anyway.
+    # Dividing the whole product by an arm's own factor leaves the others'.
     middle = left + right
-    np.maximum(middle, 1e-30, out=middle)
     mass = right - left
     mass /= middle
-    p = np.maximum(mass @ middle.prod(axis=0), 0.0)  # rounding may take an arm without a chance below 0
+    p = np.maximum(mass @ np.multiply.reduce(middle, axis=0), 0.0)  # rounding may take one without a chance below 0
     return np.asarray(p / p.sum())
