@@ -106,8 +106,12 @@ class StateFile:
         Raises InvalidInput where the file belongs to an unfinished run and neither is wanted, where it is of another
         suite or other models, where it is no such file at all, or where it is in use.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("r+b" if path.exists() else "x+b")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("r+b" if path.exists() else "x+b")
+        except OSError as error:
+            message = f"the run's state cannot be kept there ({error.strerror}); give another place by --state"
+            raise InvalidInput(str(path), message) from None
         try:
             _lock(file, path)
             before = cls._read(path, file)

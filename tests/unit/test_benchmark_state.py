@@ -119,6 +119,12 @@ def test_a_line_in_the_middle_that_is_broken_is_named(unfinished):
         opened(unfinished, resume=True)
 
 
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(InvalidInput, match="cannot be kept there .*; give another place by --state"):
+        opened(tmp_path / "file" / "s.evaluate")
+
+
 def test_one_process_at_a_time(unfinished):
     with opened(unfinished, resume=True), pytest.raises(InvalidInput, match="is in use by another evaluate"):
         opened(unfinished, resume=True)
