@@ -121,7 +121,7 @@ def test_a_line_in_the_middle_that_is_broken_is_named(unfinished):
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(InvalidInput, match="cannot be kept there .*; give another place by --state"):
+    with pytest.raises(InvalidInput, match=r"cannot be kept there .*; give another place by --state"):
         opened(tmp_path / "file" / "s.evaluate")
 
 
