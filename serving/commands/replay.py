@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["CANNOT_TELL", "replay"]
 
 CANNOT_TELL = 3
-_LATEST = 200_000  # decisions a policy that learns is taken through, unless told otherwise: under a minute
+_LATEST = 100_000  # decisions a policy that learns is taken through, unless told otherwise: about a minute
 
 
 def replay(
