@@ -206,6 +206,7 @@ class Filters:
     limits: tuple[tuple[str, float], ...]
     settings: FilterSettings = field(default_factory=FilterSettings)
     _arms: list[_ArmState] = field(init=False)
+    _unseen: set[int] = field(init=False)  # arms that changed since the last decision looked at them
     _compliance: FloatArray = field(init=False)  # these five say of each arm what a decision needs to know
     _doubt: FloatArray = field(init=False)
     _refuge: BoolArray = field(init=False)
@@ -226,8 +227,7 @@ class Filters:
         self._refuge = np.zeros(self.n_arms, dtype=np.bool_)
         self._capped = np.zeros(self.n_arms, dtype=np.bool_)
         self._probes = np.zeros(self.n_arms)
-        for arm in range(self.n_arms):
-            self._note(arm)
+        self._unseen = set(range(self.n_arms))
 
     @property
     def states(self) -> tuple[State, ...]:
@@ -240,6 +240,7 @@ class Filters:
 
     def compliance(self) -> FloatArray:
         """Belief that each arm keeps all limits, shape (n_arms,): 0 for a filtered arm, else in (0, 1]."""
+        self._look()
         return self._compliance.copy()
 
     @property
@@ -248,14 +249,14 @@ class Filters:
 
         Proof may take hundreds of calls where an arm misses its limits by little. An arm hardly tried is hope.
         """
-        return bool(self.limits) and float(self._doubt.prod()) > _HOPELESS
+        self._look()
+        return bool(self.limits) and float(np.multiply.reduce(self._doubt)) > _HOPELESS
 
     def observe(self, arm: int, limit: int, bad: float) -> list[Transition]:
         """Add one call's indicator for one limit; returns the changes of state it proves."""
         self._arms[arm].tests[limit].add(bad)
-        transitions = self._prove(arm, limit, bad)
-        self._note(arm)
-        return transitions
+        self._unseen.add(arm)
+        return self._prove(arm, limit, bad)
 
     def _prove(self, arm: int, limit: int, bad: float) -> list[Transition]:
         entry = self._arms[arm]
@@ -285,7 +286,7 @@ class Filters:
             transitions = [self._move(arm, limit, "unknown", reason, 0.0)]
         entry.tests[limit].restart()
         entry.certified[limit] = False
-        self._note(arm)
+        self._unseen.add(arm)
         return transitions
 
     def shape(self, p: FloatArray, allowed: BoolArray | None = None) -> FloatArray:
@@ -295,14 +296,15 @@ class Filters:
         """
         if not self.limits:
             return p
+        self._look()
         refuge, probes, cap = self._refuge, self._probes, self.settings.unknown_share
         if allowed is not None:
             refuge, probes = refuge & allowed, probes * allowed
-        if refuge.any() and p[self._capped].max(initial=0.0) > cap:
+        if (p > cap)[self._capped].any() and refuge.any():
             p = np.where(self._capped, np.minimum(p, cap), p)
             kept, excess = p[refuge].sum(), max(0.0, 1.0 - p.sum())
             p[refuge] += excess * (p[refuge] / kept if kept > 0 else 1.0 / refuge.sum())
-        total = probes.sum()
+        total = float(np.add.reduce(probes))
         if total == 0.0:
             return p
         scale = min(1.0, 0.25 / total)  # all probes together take at most a quarter
@@ -330,17 +332,22 @@ class Filters:
             raise SnapshotMismatch("the filters' state has another number of arms")
         if [list(limit) for limit in self.limits] != state["limits"]:
             return
-        for arm, (entry, saved) in enumerate(zip(self._arms, state["arms"], strict=True)):
+        for entry, saved in zip(self._arms, state["arms"], strict=True):
             for test, numbers in zip(entry.tests, saved["tests"], strict=True):
                 test.load(numbers)
             entry.state, entry.certified = saved["state"], list(saved["certified"])
             entry.broken, entry.recovery = saved["broken"], saved["recovery"]
-            self._note(arm)
+        self._unseen = set(range(self.n_arms))
 
     def rearranged(self, state: dict[str, Any], rows: Sequence[int | None]) -> dict[str, Any]:
         """A state for other arms: arm i is entry `rows[i]` of `state`, or without evidence where that is None."""
         (fresh,) = Filters(1, self.limits, self.settings).state()["arms"]
         return {**state, "arms": [fresh if row is None else state["arms"][row] for row in rows]}
+
+    def _look(self) -> None:
+        """Note what changed: once a decision rather than once an observation."""
+        while self._unseen:
+            self._note(self._unseen.pop())
 
     def _note(self, arm: int) -> None:
         entry = self._arms[arm]

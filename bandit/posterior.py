@@ -96,8 +96,7 @@ class Heads:
         self.weight = np.zeros(shape)
         self.resets: dict[tuple[int, int], list[int]] = {}
         self.uses_slopes = np.full(n_heads, slopes == "always")
-        self._intercept_sum = np.zeros(shape)  # contiguous copies of gram[…, 0, 0] and moment[…, 0]
-        self._intercept_moment = np.zeros(shape)
+        self._intercept_moment = self.moment[:, :, 0]  # a view
         self.shared = np.zeros((n_heads, dimension))  # slopes that all arms share; entry 0 stays 0
         self._inverse = np.empty((*shape, dimension, dimension))
         # Per arm, as of its last rebuild: moment; then square, weight of its observations, log det A/Λ₀, residual
@@ -125,8 +124,6 @@ class Heads:
             self.moment[head, arm] += (weight * y) * x
             self.square[head, arm] += weight * y * y
             self.weight[head, arm] += weight
-            self._intercept_sum[head, arm] += weight
-            self._intercept_moment[head, arm] += weight * y
             self._stale[head, arm] += 1
             if self._stale[head, arm] > self._allowed[head, arm]:
                 self._rebuild(head, arm, now)
@@ -137,7 +134,6 @@ class Heads:
         weight = self._weight_of(head, arm, made_at)
         self.moment[head, arm] += (weight * (new - old)) * x
         self.square[head, arm] += weight * (new * new - old * old)
-        self._intercept_moment[head, arm] += weight * (new - old)
         self._rebuild(head, arm, now)
 
     def reset(self, head: int, arm: int, now: int) -> None:
@@ -157,8 +153,6 @@ class Heads:
         self.moment[head, arm] += weight * (x.T @ y)
         self.square[head, arm] += weight * float(y @ y)
         self.weight[head, arm] += weight * len(y)
-        self._intercept_sum[head, arm] = self.gram[head, arm, 0, 0]
-        self._intercept_moment[head, arm] = self.moment[head, arm, 0]
         self._rebuild(head, arm, now)
 
     def weaken(self, most: float, now: int) -> None:
@@ -190,7 +184,7 @@ class Heads:
             noise = float(self._noise[0, head, known].mean()) if known.size else float(self._noise[0, head, arm])
             # The prior and what is there count as observations of their own mean: shifted so that all have `mean`.
             decay, weight = self._decay(now), self._weight_of(head, arm, now)
-            precision = float(self._intercept_precision[head, 0] + decay * self._intercept_sum[head, arm]) + samples
+            precision = float(self._intercept_precision[head, 0] + decay * self.weight[head, arm]) + samples
             level = precision * (mean - self._center[head, 0])
             square = max(0.0, level * level / precision - decay * float(self.square[head, arm])) + samples * noise
             level -= decay * float(self._intercept_moment[head, arm])
@@ -198,8 +192,6 @@ class Heads:
             self.moment[head, arm, 0] += weight * level
             self.square[head, arm] += weight * square
             self.weight[head, arm] += weight * samples
-            self._intercept_sum[head, arm] += weight * samples
-            self._intercept_moment[head, arm] += weight * level
             self._rebuild(head, arm, now)
         self._look_at_noise(now)
 
@@ -210,7 +202,7 @@ class Heads:
             spread = (self._inverse.reshape(-1, self.dimension) @ x).reshape(self._theta.shape) @ x
             return self._center + self._theta @ x, noise * np.maximum(spread, 1e-12), noise
         decay = self._decay(now)
-        precision = self._intercept_precision + decay * self._intercept_sum
+        precision = self._intercept_precision + decay * self.weight
         mean = self._center + decay * self._intercept_moment / precision
         noise = self._noise[0].copy()
         variance = noise / precision
@@ -227,13 +219,13 @@ class Heads:
         if self.uses_slopes[head]:
             return float(self._center[head, 0] + self._theta[head, arm] @ x)
         decay = self._decay(now)
-        precision = self._intercept_precision[head, 0] + decay * self._intercept_sum[head, arm]
+        precision = self._intercept_precision[head, 0] + decay * self.weight[head, arm]
         return float(self._center[head, 0] + decay * self._intercept_moment[head, arm] / precision)
 
     def averages(self, head: int, now: int) -> FloatArray:
         """Posterior mean of the intercept-only model per arm: the average over the contexts it met, shape (n_arms,)."""
         decay = self._decay(now)
-        precision = self._intercept_precision[head] + decay * self._intercept_sum[head]
+        precision = self._intercept_precision[head] + decay * self.weight[head]
         return np.asarray(self._center[head] + decay * self._intercept_moment[head] / precision)
 
     def noise_sd(self, head: int, arm: int) -> float:
@@ -263,8 +255,6 @@ class Heads:
 
     def settle(self, now: int) -> None:
         """Rebuild every cache from the exact state."""
-        self._intercept_sum[...] = self.gram[:, :, 0, 0]
-        self._intercept_moment[...] = self.moment[:, :, 0]
         self._look_at_noise(now)
         for head in range(self.weight.shape[0]):
             for arm in range(self.n_arms):
@@ -304,7 +294,7 @@ class Heads:
 
     @property
     def _sums(self) -> tuple[FloatArray, ...]:
-        return self.gram, self.moment, self.square, self.weight, self._intercept_sum, self._intercept_moment
+        return self.gram, self.moment, self.square, self.weight
 
     def _idle(self, head: int) -> int:
         return 0 if self.uses_slopes[head] else 1
@@ -323,7 +313,7 @@ class Heads:
     def _look_at_noise(self, now: int) -> None:
         """Noise variance of the intercept-only models; few observations borrow from what the other arms have."""
         decay = self._decay(now)
-        precision = self._intercept_precision + decay * self._intercept_sum
+        precision = self._intercept_precision + decay * self.weight
         residual = np.maximum(decay * self.square - (decay * self._intercept_moment) ** 2 / precision, 0.0)
         weight = decay * self.weight
         pooled = (residual.sum(axis=1) + self._noise_floor[:, 0]) / (weight.sum(axis=1) + self._noise_weight[:, 0])
