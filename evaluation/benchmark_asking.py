@@ -27,7 +27,7 @@ BACKOFF_S: Final = 0.5
 MAX_BACKOFF_S: Final = 30.0
 MAX_RETRY_AFTER_S: Final = 60.0
 GRADING_LIMIT_S: Final = 60.0
-"""Time that a function of the suite's author gets for one answer."""
+"""Time that a function or schema of the suite's author gets for one answer."""
 
 T = TypeVar("T")
 
@@ -108,7 +108,7 @@ class Asking:
             async with asyncio.timeout(GRADING_LIMIT_S):
                 return await _in_thread(grading, message)
         except TimeoutError:
-            raise GradingFailed(f"the function took more than {GRADING_LIMIT_S:g} s") from None
+            raise GradingFailed(f"grading took more than {GRADING_LIMIT_S:g} s") from None
 
 
 class _JudgeFailed(Exception):

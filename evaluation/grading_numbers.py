@@ -1,6 +1,7 @@
 r"""The grader numeric: the number an answer states, against the one expected.
 
-Pure; linear in the text. What is read: 1,234.5 · −3 · .5 · 3/4 · 1 1/2 · \frac{3}{4} · 12 % · 1.5e3 · 1.5 × 10^3 · $5.
+Pure; linear in the text. What is read: 1,234.5 · −3 · .5 · 3/4 · 1 1/2 · \frac{3}{4} · 12 % · 1.5e3 · 1.5 × 10^3 ·
+10^{-3} · $5. The power of a unit, as in 12 m^2, is no number of its own.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ _PLAIN: Final = r"(?:\d{1,3}(?:[,\u00a0\u2009\u202f]\d{3})+(?!\d)|\d+)(?:\.\d+)?
 _NUMBER: Final = re.compile(
     rf"(?<![\w.])(?P<sign>[-+\u2212\u2013])?(?:[$€£¥][ ]?)?(?P<value>{_PLAIN})"
     r"(?:[eE](?P<exponent>[-+]?\d{1,4})(?!\w))?"
-    r"(?:[ ]?(?:×|\*|\\times|\\cdot)[ ]?10[ ]?\^[ ]?\{?(?P<power>[-+\u2212]?\d{1,4})\}?)?"
+    r"(?:\^(?:\{(?P<braced>[-+\u2212]?\d{1,4})\}|(?P<raised>[-+\u2212]?\d{1,4})(?!\w)))?"
+    r"(?:[ ]?(?:×|x|\*|\\times|\\cdot)[ ]?10[ ]?\^[ ]?\{?(?P<power>[-+\u2212]?\d{1,4})\}?)?"
     r"(?:[ ](?P<top>\d{1,6})/(?P<bottom>\d{1,6})(?![\d/]))?"
     rf"(?:[ ]?/[ ]?(?P<over>{_PLAIN})(?![\d/]))?"
     r"(?P<percent>[ ]?\\?%)?"
 )
+_UNIT_POWER: Final = re.compile(r"(?<=[A-Za-z)}\]])\^(?:\{[^{}]{0,40}\}|[-+\u2212]?\d{1,4})")
 _FRACTION: Final = re.compile(r"(\d[ ]?)?\\[dt]?frac[ ]?\{([^{}]{1,40})\}[ ]?\{([^{}]{1,40})\}")
 _NO_SEPARATORS: Final = str.maketrans("", "", ",\u00a0\u2009\u202f")
 _MINUS: Final = str.maketrans("\u2212\u2013", "--")
@@ -73,6 +76,7 @@ class Numeric(GraderOptions):
 def last_number(text: str) -> Stated | None:
     """The number a text states, by the rules of `Numeric`; None where there is none."""
     text = text[-_TAIL:].replace("{,}", ",").replace("\\,", "").replace("\\$", "$")
+    text = _UNIT_POWER.sub("", text)
     text = _FRACTION.sub(lambda m: f"{m[1] or ''}{' ' if m[1] and m[1][-1] != ' ' else ''}{m[2]}/{m[3]}", text)
     boxed = _last_box(text)
     if boxed is not None and (found := _last(boxed)) is not None:
@@ -137,6 +141,8 @@ def _value(match: re.Match[str]) -> Stated | None:
     """None for what is written like a number and is none: a division by zero, or beyond what a float holds."""
     try:
         value = _float(match["value"])
+        if (raised := match["braced"] or match["raised"]) is not None:
+            value **= int(raised.translate(_MINUS))
         if match["exponent"]:
             value *= 10.0 ** int(match["exponent"])
         if match["power"]:

@@ -98,7 +98,8 @@ class Choice(GraderOptions):
     1. the whole text is one letter, with or without marks such as `**C**` or `(c)`;
     2. a statement: `\boxed{C}`, "answer is (C)", "Answer: C", "option C" (A and I only where no word follows them);
     3. a letter in parentheses, brackets or bold;
-    4. a letter that begins a line, as in "C) Paris" or "C. Paris", or is all of it.
+    4. a letter that begins a line, as in "C) Paris" or "C. Paris", or is all of it;
+    5. a letter that ends the text, as in "so it must be C.", but no unit as in "12 A".
     """
 
     kind: Literal["choice"] = "choice"
@@ -174,7 +175,7 @@ def pattern_finder(
 
 
 def _choice_rules(letters: str) -> tuple[re.Pattern[str], ...]:
-    """Rules 2 to 4, in order; each finds the letter in some group."""
+    """Rules 2 to 5, in order; each finds the letter in some group."""
     one, words = f"[{letters}]", f"[{''.join(set(letters) - {'A', 'I'}) or letters}]"
     alone = rf"[{''.join(set(letters) & {'A', 'I'}) or letters}](?![ \t]+(?!{_AFTER})[A-Za-z])"
     letter = rf"({words}|{alone})(?![\w'’]|\.\w)"
@@ -188,6 +189,7 @@ def _choice_rules(letters: str) -> tuple[re.Pattern[str], ...]:
         ),
         re.compile(rf"[(\[]({one})[)\]]|\*\*\(?({one})[).:]?\*\*"),
         re.compile(rf"^[ \t*>-]{{0,8}}({one})(?:[).:]|[ \t*]{{0,8}}$)", re.MULTILINE),
+        re.compile(rf"(?<![\w'’.])(?<!\d )({one})[^\w]{{0,8}}\Z"),
     )
 
 

@@ -18,6 +18,7 @@ import orjson
 from bandit.errors import InvalidInput
 from evaluation.graders import Python, parse_grader
 from evaluation.grades import GraderOptions, Grading
+from evaluation.grading_json import JsonSchema
 from evaluation.grading_text import Recorded
 from evaluation.judge import Judge
 from evaluation.recorded import RecordedSet
@@ -64,8 +65,8 @@ class Item:
 
     @property
     def may_block(self) -> bool:
-        """Whether grading runs code that may take its time."""
-        return isinstance(self.options, Python)
+        """Whether grading may take its time: code of the suite's author, or a schema such as one of unique items."""
+        return isinstance(self.options, Python | JsonSchema)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -70,6 +70,8 @@ def evaluate(
             raise InvalidInput("--models and --pool", "exclude each other; give one")  # noqa: TRY301
         if resume and restart:
             raise InvalidInput("--resume and --restart", "exclude each other; give one")  # noqa: TRY301
+        if json_out is not None and (json_out.is_dir() or not json_out.absolute().parent.is_dir()):
+            raise InvalidInput("--json", f"{json_out} cannot be written; give a file in a folder that exists")  # noqa: TRY301
         base_url, loaded = service_url(url), read_suite(suite, grader=grader, name=suite_name)
         for note in loaded.notes:
             errors.print(note, markup=False)

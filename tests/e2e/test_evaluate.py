@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -61,7 +62,7 @@ class Stack:
         env = {name: value for name, value in os.environ.items() if name != "POINTSMAN_ADMIN_KEY"}
         env |= {"POINTSMAN_ADMIN_KEY": key} if key else {}
         ended = subprocess.run(
-            [*self.command(suite, *arguments), "--json", str(out)],
+            self.command(suite, "--json", str(out), *arguments),
             cwd=ROOT,
             env=env,
             capture_output=True,
@@ -319,6 +320,7 @@ def test_the_admin_key_comes_from_the_environment(recorded, run_service, serve_i
         (["--resume", "--restart"], "--resume and --restart: exclude each other"),
         (["--grader", "exact"], "--grader: a folder of recorded outcomes is graded by recorded"),
         (["--suite", "missing.jsonl"], "missing.jsonl: not found in"),
+        (["--json", "no/such/folder.json"], "--json: no/such/folder.json cannot be written"),
         (["--url", "localhost:8080"], "--url: must be the service's base URL"),
         (["--url", "http://127.0.0.1:9"], "nothing usable answers at http://127.0.0.1:9"),
     ],
@@ -395,7 +397,7 @@ async def test_a_judge_grades_through_the_service_and_its_cost_counts(judges, tm
         (request,) = (await response.json())["requests"]
     assert request["body"]["temperature"] == 0
     assert "Is it polite?" in request["body"]["messages"][0]["content"]
-    assert "<answer>\nsay " in request["body"]["messages"][1]["content"]
+    assert re.search(r"<answer-\w{8}>\nsay ", request["body"]["messages"][1]["content"])
 
 
 async def test_a_judge_counts_against_the_budget(judges, tmp_path):
