@@ -11,6 +11,8 @@ from math import exp, log, sqrt
 from typing import Literal
 
 import numpy as np
+from scipy.linalg.blas import dger
+from scipy.linalg.lapack import dpotrf, dpotri
 
 from bandit.errors import InvalidInput, SnapshotMismatch
 from bandit.hierarchy import shared_slopes
@@ -88,6 +90,7 @@ class Heads:
         for h, prior in enumerate(priors):
             self._prior_diagonal[h] = prior.slope_precision * (1.0 if precision_scale is None else precision_scale)
             self._prior_diagonal[h, 0] = prior.intercept_precision
+        self._prior_log_det = np.log(self._prior_diagonal).sum(axis=1).tolist()
         shape = (n_heads, n_arms)
         self.origin = 0
         self.gram = np.zeros((*shape, dimension, dimension))
@@ -114,13 +117,10 @@ class Heads:
 
     def observe(self, arm: int, x: FloatArray, values: Mapping[int, float], *, made_at: int, now: int) -> None:
         """Learn that a decision made at step `made_at` for `arm` in context x yielded `values` (by head); O(d²)."""
-        outer: FloatArray | None = None
         for head, y in values.items():
             weight = self._weight_of(head, arm, made_at)
-            if outer is None:
-                outer = x[:, None] * x
             y -= self._center[head, 0]  # noqa: PLW2901
-            self.gram[head, arm] += outer if weight == 1.0 else weight * outer
+            dger(weight, x, x, a=self.gram[head, arm].T, overwrite_a=1)  # in place: its transpose is Fortran's order
             self.moment[head, arm] += (weight * y) * x
             self.square[head, arm] += weight * y * y
             self.weight[head, arm] += weight
@@ -334,11 +334,12 @@ class Heads:
         precision = decay * self.gram[head, arm]
         intercept_precision = float(precision[0, 0] + prior[0])
         precision.flat[:: self.dimension + 1] += prior
-        self._inverse[head, arm] = np.linalg.inv(precision)
+        log_det, inverse = _inverted(precision)
+        self._inverse[head, arm] = inverse
         self._moment_then[head, arm] = decay * self.moment[head, arm]
         square = decay * float(self.square[head, arm])
         residual_0 = max(0.0, square - float(self._moment_then[head, arm, 0]) ** 2 / intercept_precision)
-        log_det = float(np.linalg.slogdet(precision)[1] - np.log(prior).sum())
+        log_det -= self._prior_log_det[head]
         log_det_0 = log(intercept_precision / prior[0])
         self._then[:, head, arm] = (square, weight, log_det, residual_0, log_det_0)
         self._fit(head, slice(arm, arm + 1))
@@ -386,3 +387,13 @@ class Heads:
                 for arm in range(self.n_arms):
                     self._rebuild(head, arm, now)
                 self._share(head)
+
+
+def _inverted(precision: FloatArray) -> tuple[float, FloatArray]:
+    """Log determinant and inverse of a positive definite matrix, by one Cholesky factorisation for both."""
+    factor, _ = dpotrf(precision, lower=1, clean=1)
+    log_det = 2.0 * float(np.log(factor.diagonal()).sum())
+    half, _ = dpotri(factor, lower=1, overwrite_c=1)
+    inverse = half + half.T
+    inverse.flat[:: precision.shape[0] + 1] = half.diagonal()
+    return log_det, inverse

@@ -27,7 +27,8 @@ from bandit import (
     Uniform,
     snapshot,
 )
-from bandit.filters import Filters, RateTest
+from bandit.evidence import RateTest
+from bandit.filters import Filters
 from bandit.posterior import HeadPrior, Heads
 from bandit.propensity import best_arm_probabilities
 from bandit.scorer import Scorer, Utilities, reward

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from bandit import Arm, Constraints, Pool, Prompt
-from bandit.filters import Filters, RateTest
+from bandit.evidence import RateTest
+from bandit.filters import Filters
 
 ALPHA = 0.01
 R0 = 0.05

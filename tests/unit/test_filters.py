@@ -10,7 +10,8 @@ from scipy.integrate import quad
 from scipy.stats import beta, binom
 
 from bandit.errors import InvalidInput, SnapshotMismatch
-from bandit.filters import Filters, FilterSettings, RateTest
+from bandit.evidence import RateTest
+from bandit.filters import Filters, FilterSettings
 
 R0 = 0.05
 HALF_LIFE_CALLS = 150  # of the belief of compliance, as documented
