@@ -107,14 +107,15 @@ class Pool(Members):
         context = self.features.extract(prompt) if isinstance(prompt, Prompt) else prompt
         utilities, log_sd = self._predict(context)
         compliance = self.filters.compliance()
-        feasible = compliance > 0
+        feasible = compliance > 0.0
         infeasible, withheld_usd = not feasible.any(), 0.0
         if infeasible:
             p = self._all_filtered(rng)
         else:
             allowed, infeasible = self._allowed(feasible, limits, utilities, log_sd)
             p, withheld_usd = self._probabilities(self._paced(utilities), compliance, allowed)
-            feasible &= allowed
+            if allowed is not None:
+                feasible &= allowed
             if not infeasible and self.filters.hopeless and self.constraints.on_infeasible == "least_violation":
                 p = self._mostly_least_violating(p, feasible)
                 infeasible = True
@@ -275,11 +276,13 @@ class Pool(Members):
 
     def _allowed(
         self, feasible: BoolArray, limits: RequestLimits, utilities: Utilities, log_sd: FloatArray
-    ) -> tuple[BoolArray, bool]:
+    ) -> tuple[BoolArray | None, bool]:
         """Which arms keep the request's own limits and the budget; whether no feasible one keeps its limits.
 
-        Filtered arms too are judged: their probes cost money and time like any call.
+        None where there are neither. Filtered arms too are judged: their probes cost money and time like any call.
         """
+        if self.pacer is None and not limits.set:
+            return None, False
         allowed, infeasible = np.ones_like(feasible), False
         if limits.set:
             over = limits.excess(*self.bounds.of(utilities.cost_usd, utilities.latency_s, log_sd))
@@ -295,13 +298,13 @@ class Pool(Members):
         return allowed, infeasible
 
     def _probabilities(
-        self, utilities: Utilities, compliance: FloatArray, allowed: BoolArray
+        self, utilities: Utilities, compliance: FloatArray, allowed: BoolArray | None
     ) -> tuple[FloatArray, float]:
         """Action probabilities, and by how much (USD) what is not allowed lowered the expected cost.
 
         The multiplier needs the latter: while the bucket withholds dear arms, low spending is no reason to lower λ.
         """
-        if not (compliance > allowed).any():
+        if allowed is None or not (compliance > allowed).any():
             p, withheld_usd = self.policy.probabilities(utilities, compliance, self.step), 0.0
             return self.filters.shape(self.newcomers.capped(p, self.names), allowed), withheld_usd
         wanted = self.policy.probabilities(utilities, compliance, self.step)

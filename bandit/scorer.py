@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import log
 
 import numpy as np
@@ -18,6 +19,7 @@ from bandit.types import FloatArray, Objective, Price
 
 __all__ = ["Scorer", "Utilities", "capped_lognormal", "reward"]
 
+_LENGTHS = 512  # lengths of inputs whose prices are kept: requests repeat them, and they take a third of the time
 _LOG_LARGEST = 80.0  # natural log of the largest number of tokens or seconds that is told from infinity
 
 
@@ -85,7 +87,7 @@ class Scorer:
         self._tokens_per_usd = 1.0 / np.maximum(self._output_usd, 1e-30)
         self._unknown = np.array([np.nan if p is None else 0.0 for p in prices])
         # Rows: cost, latency, of which only those that carry weight are computed. A part's credit is
-        # `credit·max(rest − scale·E[min(X, cap)], 0)`; rest and cap of the cost (row 0) are each request's own.
+        # `max(rest − slope·E[min(X, cap)], 0)`; rest and cap of the cost (row 0) are each request's own.
         self._has_cost = weight_c > 0
         self._parts = slice(0 if weight_c > 0 else 1, 2 if weight_l > 0 else 1)
         n_arms = len(prices)
@@ -95,8 +97,8 @@ class Scorer:
         known = np.stack(([float(p is not None) for p in prices], np.ones(n_arms)))
         credit = np.array([[weight_c], [weight_l]]) * known
         self._scale, self._credit, self._slope = (a[self._parts] for a in (scale, credit, credit * scale))
-        self._log_cap = np.full(self._scale.shape, log(objective.latency_reference_s))
-        self._rest = np.ones(self._scale.shape)
+        self._latency_log_cap = log(objective.latency_reference_s)
+        self._priced = lru_cache(_LENGTHS)(self._price)
 
     def utilities(
         self, heads: tuple[FloatArray, FloatArray, FloatArray], input_tokens: int, count: FloatArray
@@ -109,19 +111,17 @@ class Scorer:
         unknown cost gets no credit for cost, as if it cost the reference: unknown is never cheap.
         """
         mean, variance, noise = heads
-        fixed_usd = input_tokens * self._input_usd
+        fixed_usd, log_cap, rest = self._priced(input_tokens)
         logs, total = mean[1:], noise[1:] + variance[1:]
         expected = np.exp(np.minimum(logs + 0.5 * total, _LOG_LARGEST))
         utility = self._weight_q * mean[0]
         spread = (self._weight_q * self._weight_q) * variance[0]
         parts = self._parts
-        if self._rest.size:
-            if self._has_cost:
-                self._price(fixed_usd)
-            capped, slope = capped_lognormal(logs[parts], np.sqrt(total[parts]), self._log_cap, expected[parts])
-            utility += (self._credit * np.maximum(self._rest - self._scale * capped, 0.0)).sum(axis=0)
+        if rest.size:
+            capped, slope = capped_lognormal(logs[parts], np.sqrt(total[parts]), log_cap, expected[parts])
+            utility += np.add.reduce(np.maximum(rest - self._slope * capped, 0.0))
             slope *= self._slope
-            spread += (slope * slope * variance[1:][parts]).sum(axis=0)
+            spread += np.add.reduce(slope * slope * variance[1:][parts])
         return Utilities(
             mean=utility,
             sd=np.sqrt(spread),
@@ -131,10 +131,15 @@ class Scorer:
             count=count,
         )
 
-    def _price(self, fixed_usd: FloatArray) -> None:
-        """Set the cost's row for a request whose input costs `fixed_usd`, shape (n_arms,)."""
-        # Output tokens (plus 1) at which the whole cost reaches its reference; beyond it there is no more to lose.
-        room_usd = np.maximum(self._cost_reference_usd - fixed_usd, 0.0)
-        self._log_cap[0] = np.log1p(room_usd * self._tokens_per_usd)
-        # The token head predicts log(1 + tokens): scale·(X − 1).
-        self._rest[0] = 1.0 + self._scale[0] - fixed_usd / self._cost_reference_usd
+    def _price(self, input_tokens: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """What an input of that length costs, shape (n_arms,), and what follows for the parts: log caps and rests."""
+        fixed_usd = input_tokens * self._input_usd
+        log_cap = np.full(self._scale.shape, self._latency_log_cap)
+        rest = np.ones(self._scale.shape)
+        if self._has_cost:
+            # Output tokens (plus 1) at which the whole cost reaches its reference; beyond it there is no more to lose.
+            room_usd = np.maximum(self._cost_reference_usd - fixed_usd, 0.0)
+            log_cap[0] = np.log1p(room_usd * self._tokens_per_usd)
+            # The token head predicts log(1 + tokens): scale·(X − 1).
+            rest[0] = 1.0 + self._scale[0] - fixed_usd / self._cost_reference_usd
+        return fixed_usd, log_cap, self._credit * rest
