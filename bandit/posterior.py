@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 from scipy.linalg.blas import dger
-from scipy.linalg.lapack import dpotrf, dpotri
+from scipy.linalg.lapack import dpotrf, dtrtri
 
 from bandit.errors import InvalidInput, SnapshotMismatch
 from bandit.hierarchy import shared_slopes
@@ -393,7 +393,5 @@ def _inverted(precision: FloatArray) -> tuple[float, FloatArray]:
     """Log determinant and inverse of a positive definite matrix, by one Cholesky factorisation for both."""
     factor, _ = dpotrf(precision, lower=1, clean=1)
     log_det = 2.0 * float(np.log(factor.diagonal()).sum())
-    half, _ = dpotri(factor, lower=1, overwrite_c=1)
-    inverse = half + half.T
-    inverse.flat[:: precision.shape[0] + 1] = half.diagonal()
-    return log_det, inverse
+    root, _ = dtrtri(factor, lower=1)  # dpotri takes 40 times as long where nothing limits OpenBLAS's threads
+    return log_det, root.T @ root
