@@ -19,6 +19,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+# As the command line does (serving/cli.py), before anything imports numpy: threads that spin cost more than they bring.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import aiohttp
 import orjson
 import pytest
