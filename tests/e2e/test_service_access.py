@@ -16,6 +16,9 @@ CLOSED = [
     ("GET", "/admin/models"),
     ("POST", "/admin/models"),
     ("DELETE", "/admin/models/{name:.+}"),
+    ("POST", "/admin/benchmarks"),
+    ("GET", "/admin/matrix"),
+    ("GET", "/admin/log.parquet"),
 ]
 OPEN = [("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics")]
 WRONG = [
