@@ -26,6 +26,11 @@ import aiohttp
 import orjson
 import pytest
 import yaml
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says something about the machine, not about a law.
+settings.register_profile("laws", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("laws")
 
 ROOT = Path(__file__).parents[1]
 START_TIMEOUT_S = 30.0
