@@ -62,5 +62,5 @@ def log_ratios(decision: Decision, outcome: Outcome) -> dict[int, float]:
     ):
         usual = float(np.float32(expected))
         if realised is not None and realised > 0.0 and usual > 0.0:
-            ratios[row] = log(realised / usual)
+            ratios[row] = log(realised) - log(usual)
     return ratios

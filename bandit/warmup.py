@@ -108,7 +108,7 @@ def _observe_bounds(pool: Pool, contexts: Sequence[Context], experience: Mapping
                 (LATENCY, expected.latency_s[arm], seen.latency_s[i]),
             ):
                 if realised > 0.0 and usual > 0.0:  # False for NaN
-                    pool.bounds.observe(row, arm, log(realised / usual))
+                    pool.bounds.observe(row, arm, log(realised) - log(usual))
 
 
 def _price_budget(pool: Pool, pacer: Pacer, contexts: Sequence[Context]) -> None:

@@ -59,3 +59,5 @@ def test_bounds_learn_from_what_the_decision_expected_of_the_model_that_served()
     assert log_ratios(d, Outcome("d", 0.0, "m0", "ok", None)) == {}
     assert log_ratios(d, Outcome("d", 0.0, "m0", "ok", 0.0, cost_usd=0.0)) == {}
     assert log_ratios(d, Outcome("d", 0.0, "gone", "ok", 1.0)) == {}
+    least = log_ratios(d, Outcome("d", 0.0, "m0", "ok", 5e-324))  # by a quotient it would be 0, which has no logarithm
+    assert least == pytest.approx({1: log(5e-324) - log(expected["m0"][1])})
