@@ -50,7 +50,6 @@ class LoggedTrace:
             feasible=trace.feasible,
             predicted_quality=trace.predicted_quality.astype(np.float64),
             predicted_cost_usd=trace.predicted_cost_usd.astype(np.float64),
-            predicted_latency_s=trace.predicted_latency_s.astype(np.float64),
             category=np.array([categories.index(context.category or "") for context in contexts], dtype=np.intp),
             tier=np.full(n, -1, dtype=np.intp),
             quality=np.where(trace.graded, trace.quality, np.nan),

@@ -42,7 +42,6 @@ class LoggedRounds:
     feasible: BoolArray
     predicted_quality: FloatArray
     predicted_cost_usd: FloatArray
-    predicted_latency_s: FloatArray
     category: NDArray[np.intp]
     tier: NDArray[np.intp]
     quality: FloatArray
@@ -92,7 +91,6 @@ class LoggedRounds:
             feasible=_stacked(found, "f", k, n, fill=0.0) > 0,
             predicted_quality=_stacked(found, "q", k, n),
             predicted_cost_usd=_stacked(found, "c", k, n),
-            predicted_latency_s=_stacked(found, "l", k, n),
             category=_filled(found["category_code"], fill=-1).astype(np.intp),
             tier=_filled(found["tier_code"], fill=-1).astype(np.intp),
             quality=np.where(failed, 0.0, np.where(known, last, np.nan)),

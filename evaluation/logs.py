@@ -29,7 +29,7 @@ PATIENCE_S: Final = 30.0  # the service holds its log for moments at a time
 _RETRY_S: Final = 0.05
 _TABLES: Final = {  # what of each is needed
     "decisions": "decision_id seq ts pool mode context context_version input_tokens category tier arms feasible"
-    " probabilities chosen propensity predicted_quality predicted_cost_usd predicted_latency_s",
+    " probabilities chosen propensity predicted_quality predicted_cost_usd",
     "outcomes": "decision_id seq attempt model status http_status latency_s input_tokens output_tokens cost_usd",
     "rewards": "decision_id seq quality metrics reward",
     "filter_events": "seq ts pool model from_state to_state",

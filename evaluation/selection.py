@@ -115,7 +115,6 @@ class SelectedRounds:
             "f": ("feasible", "BOOLEAN"),
             "q": ("predicted_quality", "DOUBLE"),
             "c": ("predicted_cost_usd", "DOUBLE"),
-            "l": ("predicted_latency_s", "DOUBLE"),
         }
         columns = [
             f"CAST(d.{column}[list_position(d.arms, {quoted(arm)})] AS {kind}) AS {short}{i}"
