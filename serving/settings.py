@@ -6,15 +6,12 @@ in readable form. The README's reference is made from the descriptions below.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationError
 
-from bandit.types import Arm, Price
 from serving.benchmark_settings import BenchmarkSettings
 from serving.config_file import ConfigError, Document, Problem, dotted, read_document
 from serving.config_overrides import fill_secrets, override
@@ -28,10 +25,10 @@ from serving.config_values import (
     Name,
     Number,
     OrDefaults,
-    Secret,
     Section,
     reject,
 )
+from serving.model_settings import ModelSettings
 from serving.pool_settings import PoolSettings
 
 __all__ = ["AuthSettings", "ConfigError", "ModelSettings", "PoolSettings", "Problem", "Settings", "load_settings"]
@@ -177,100 +174,6 @@ class LogSettings(Section):
     batch_rows: Count = Field(
         default=50_000, ge=1, le=10_000_000, description="Most rows written to the analytical log in one batch."
     )
-
-
-# --- models
-
-
-class PriceSettings(Section):
-    """List price of one model."""
-
-    input_per_million: Number = Field(ge=0, le=1e6, description="USD per million input tokens.")
-    output_per_million: Number = Field(ge=0, le=1e6, description="USD per million output tokens.")
-
-
-def _base_url(value: str) -> str:
-    """`value` without its trailing slash; rejected, unseen, where it is no URL that calls can be appended to."""
-    try:
-        url = urlsplit(value)
-        usable = url.scheme in ("http", "https") and bool(url.hostname) and (url.port is None or url.port > 0)
-    except ValueError:
-        usable = False
-    if not usable or any(c.isspace() or not c.isprintable() for c in value):
-        reject("must be an http or https URL", "for example https://api.example.com/v1")
-    if url.username is not None or url.password is not None:
-        reject("must hold no credentials", "put the key in api_key")
-    if "?" in value or "#" in value:
-        reject("must have no query or fragment", "put what the upstream needs in headers")
-    if url.path.rstrip("/").endswith(("/completions", "/embeddings")):
-        reject("must be the base that paths are appended to", "leave out /chat/completions, /completions, /embeddings")
-    return value.rstrip("/")
-
-
-_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_OWN_HEADERS = ("connection", "content-length", "content-type", "host", "te", "transfer-encoding", "upgrade")
-
-
-def _header_name(name: str) -> str:
-    if not _HEADER.fullmatch(name):
-        reject("is not a header's name")
-    if name.lower() in _OWN_HEADERS:
-        reject("is set by the service", "remove it")
-    return name
-
-
-def _header_value(value: SecretStr) -> SecretStr:
-    if not re.fullmatch(r"[\x21-\x7e]([\x20-\x7e\t]*[\x21-\x7e])?", value.get_secret_value()):
-        reject("must be printable ASCII without spaces around it", "does the variable end in a line break?")
-    return value
-
-
-HeaderName = Annotated[str, AfterValidator(_header_name)]
-HeaderValue = Annotated[SecretStr, Field(max_length=4096), AfterValidator(_header_value)]
-
-
-class ModelSettings(Section):
-    """Something that can serve a call."""
-
-    name: Name = Field(description="What pools and callers call it.")
-    endpoint: Annotated[str, AfterValidator(_base_url)] = Field(
-        description="Base URL of its OpenAI-compatible API, with any path prefix."
-    )
-    upstream_model: Label = Field(
-        default="", validate_default=True, description="What its endpoint calls it; by default its name."
-    )
-    api_key: Secret | None = Field(default=None, description="Key sent to the endpoint as a bearer token.")
-    price: PriceSettings | None = Field(
-        default=None, description="List price; without one the cost is unknown, never zero."
-    )
-    timeout_s: Number = Field(default=60.0, gt=0, le=3600, description="Seconds after which an attempt has failed.")
-    max_connections: Count = Field(
-        default=100, ge=1, le=10_000, description="Most connections open to the endpoint for this model."
-    )
-    headers: dict[HeaderName, HeaderValue] = Field(
-        default_factory=dict, max_length=50, description="Headers added to each call; their values are never shown."
-    )
-
-    @field_validator("upstream_model", mode="before")
-    @classmethod
-    def _name_unless_given(cls, value: Any, info: ValidationInfo) -> Any:
-        return info.data.get("name", "-") if value in ("", None) else value
-
-    @field_validator("headers")
-    @classmethod
-    def _each_once(cls, headers: dict[str, SecretStr], info: ValidationInfo) -> dict[str, SecretStr]:
-        seen: set[str] = set()
-        for name in headers:
-            if name.lower() in seen:
-                reject("is given twice; headers ignore case", "remove one", (name,))
-            if name.lower() == "authorization" and info.data.get("api_key") is not None:
-                reject("is also made from api_key", "remove one of the two", (name,))
-            seen.add(name.lower())
-        return headers
-
-    def to_arm(self) -> Arm:
-        """The model as the library's arm."""
-        return Arm(self.name, None if self.price is None else Price(**self.price.model_dump()))
 
 
 class Settings(Section):

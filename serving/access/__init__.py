@@ -1,0 +1,1 @@
+"""Who may call, what they may use, and what they may spend."""
