@@ -1,82 +1,100 @@
-"""Who is calling: finds the principal behind a request's key.
+"""Who is calling: finds the principal behind a request's key or token.
 
-Keeps digests of keys, never the keys. Limits and budgets of callers will live here too; models and pools never do.
+Keeps digests of keys, never the keys. What a caller may use is the tiers' matter; models and pools are not known here.
 """
 
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass
-from hashlib import sha256
+from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
+from serving.access.jwt import TokenReader, is_token
+from serving.access.keys import KeyRing, digest_of
+from serving.access.principal import OPERATOR, Principal
+from serving.access.settings import AuthSettings
+from serving.access.tiers import Tiers
 from serving.config_rules import is_loopback
 from serving.errors import Forbidden, Unauthorized
-from serving.settings import AuthSettings
 
 __all__ = ["Admission", "Principal"]
 
-
-@dataclass(frozen=True, slots=True)
-class Principal:
-    """Whom a call is logged under; None where the service runs open or the key says nothing."""
-
-    user: str | None = None
-    team: str | None = None
-    tier: str | None = None
-
-
 _ANYONE = Principal()
-_ADMIN = Principal(user="admin")
 
 
 class Admission:
-    """Maps keys to principals. Without an `auth` section everybody is admitted (and only loopback is served)."""
+    """Maps keys and tokens to principals. Without an `auth` section everybody is admitted, on loopback alone.
 
-    def __init__(self, auth: AuthSettings | None) -> None:
+    `tokens`: the reader of JWTs, where the configuration has any; `clock`: unix seconds.
+    """
+
+    def __init__(
+        self,
+        auth: AuthSettings | None,
+        ring: KeyRing,
+        tiers: Tiers,
+        *,
+        tokens: TokenReader | None = None,
+        clock: Callable[[], float],
+    ) -> None:
         self._open = auth is None
+        self._ring, self._tiers, self._tokens, self._clock = ring, tiers, tokens, clock
         self._admin: bytes | None = None
-        self._by_digest: dict[bytes, Principal] = {}
-        if auth is not None:
-            if auth.admin_key is not None:
-                self._admin = _digest(auth.admin_key.get_secret_value())
-            for entry in auth.keys:
-                self._by_digest[_digest(entry.key.get_secret_value())] = Principal(entry.user, entry.team, entry.tier)
+        if auth is not None and auth.admin_key is not None:
+            self._admin = digest_of(auth.admin_key.get_secret_value())
 
-    def admit(self, authorization: str | None) -> Principal:
-        """The principal of an `Authorization: Bearer` header; raises Unauthorized.
+    async def admit(self, headers: Mapping[str, str]) -> Principal:
+        """The principal of an `Authorization: Bearer` header, in its tier; raises Unauthorized.
 
-        Keys are looked up by their SHA-256, so the time taken tells nothing about how much of a guess was right.
+        Keys are looked up by their SHA-256, so the time taken tells nothing about how much of a guess was right. It
+        waits for nothing but the key set that a token's unknown key id may ask for.
         """
         if self._open:
-            return _ANYONE
-        scheme, _, key = (authorization or "").partition(" ")
-        if scheme.lower() != "bearer" or not key:
-            raise Unauthorized("send a key as 'Authorization: Bearer …'")
-        digest = _digest(key.strip())
-        principal = self._by_digest.get(digest)
-        if principal is None and self._admin is not None and hmac.compare_digest(digest, self._admin):
-            principal = _ADMIN
+            return self._tiers.settled(_ANYONE)
+        sent = _bearer(headers)
+        principal = self._of_key(sent)
+        if principal is None and self._tokens is not None and is_token(sent):
+            principal = await self._tokens.read(sent)
         if principal is None:
             raise Unauthorized("this key is not known here")
-        return principal
+        return self._tiers.settled(principal)
 
-    def admit_admin(self, authorization: str | None, host: str, origin: str | None) -> Principal:
+    def admit_admin(self, headers: Mapping[str, str]) -> Principal:
         """The principal of an operator; raises Unauthorized or Forbidden.
 
-        `host`, `origin`: the headers. An open service takes whoever is on its machine for its operator, but not the
-        pages of other sites in a browser there: those send their origin, or, where a name of theirs was made to point
-        here, that name as the host.
+        An open service takes whoever is on its machine for its operator, but not the pages of other sites in a browser
+        there: those send their origin, or, where a name of theirs was made to point here, that name as the host.
         """
         if self._open:
+            host, origin = headers.get("Host", ""), headers.get("Origin")
             if not _names_loopback(host) or (origin is not None and origin.partition("://")[2] != host):
                 raise Forbidden("without keys, /admin is only for this machine, and not for pages of other sites")
             return _ANYONE
-        principal = self.admit(authorization)
-        if principal is not _ADMIN:
+        sent = _bearer(headers)
+        principal = self._of_key(sent)
+        if principal is None and not (self._tokens is not None and is_token(sent)):
+            raise Unauthorized("this key is not known here")
+        if principal is not OPERATOR:
             hint = "send auth.admin_key" if self._admin is not None else "the configuration has no auth.admin_key"
             raise Forbidden(f"/admin is for the operator: {hint}")
         return principal
+
+    def tenant_of(self, principal: Principal) -> str | None:
+        """Whose decisions a caller may speak of; None: everybody's, as an operator or in an open service."""
+        return None if self._open or principal.operator else principal.tenant
+
+    def _of_key(self, sent: str) -> Principal | None:
+        digest = digest_of(sent)
+        if self._admin is not None and hmac.compare_digest(digest, self._admin):
+            return OPERATOR
+        return self._ring.find(digest, self._clock())
+
+
+def _bearer(headers: Mapping[str, str]) -> str:
+    scheme, _, key = headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not key.strip():
+        raise Unauthorized("send a key as 'Authorization: Bearer …'")
+    return key.strip()
 
 
 def _names_loopback(host: str) -> bool:
@@ -84,7 +102,3 @@ def _names_loopback(host: str) -> bool:
         return is_loopback(urlsplit(f"//{host}").hostname or "")
     except ValueError:
         return False
-
-
-def _digest(key: str) -> bytes:
-    return sha256(key.encode("utf-8", "surrogateescape")).digest()

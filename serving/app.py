@@ -17,6 +17,9 @@ from collections.abc import AsyncIterator, Callable
 import numpy as np
 from aiohttp import web
 
+from serving.access.keys import KeyRing
+from serving.access.tiers import Tiers
+from serving.access.tokens import token_reader
 from serving.admin import AdminDesk
 from serving.admission import Admission
 from serving.analytics import AnalyticalLog
@@ -63,6 +66,8 @@ async def serve(settings: Settings) -> AsyncIterator[str]:
         log = AnalyticalLog(server.data_dir / "log.duckdb", store, batch_events=settings.log.batch_rows)
         stack.push_async_callback(log.close)
         starts = read_warm_starts(server.data_dir)
+        ring = KeyRing(settings.auth.keys if settings.auth is not None else ())
+        tiers = Tiers(settings.tiers, ring.allowed)
         roster = Roster(settings.models, {pool.name: pool.models for pool in settings.pools}, os.environ)
         learner = Learner(
             {pool.name: start_pool(pool, settings, starts.get(pool.name)) for pool in settings.pools},
@@ -80,7 +85,9 @@ async def serve(settings: Settings) -> AsyncIterator[str]:
         upstreams = await stack.enter_async_context(Upstreams(roster.models, server.max_response_bytes))
         metrics_of = {pool.name: pool.quality_metrics or {} for pool in settings.pools}
         desk = FeedbackDesk(learner, metrics_of, server.feedback_horizon_s)
-        admin, admission = AdminDesk(learner, upstreams, os.environ), Admission(settings.auth)
+        admin = AdminDesk(learner, upstreams, os.environ)
+        tokens = await stack.enter_async_context(token_reader(settings.auth))
+        admission = Admission(settings.auth, ring, tiers, tokens=tokens, clock=time.time)
         routing, benchmarks = Routing(learner, upstreams), BenchmarkDesk(learner, store, metrics)
         handlers = Handlers(
             server,

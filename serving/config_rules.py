@@ -23,6 +23,7 @@ __all__ = ["broken_rules", "doubts", "is_loopback"]
 
 _MOST_MEMBERS = 256  # of a pool; more are a problem of their own
 _DEFAULT_WAIT_S, _DEFAULT_HORIZON_S = 3600.0, 7 * 86_400.0
+_TOKENS = ("jwt", "cryptography")  # likewise the extra jwt
 _EMBEDDINGS = ("wordllama", "safetensors", "tokenizers")  # what the extra of that name installs
 
 Rule = tuple[Loc, str, str | None]
@@ -40,6 +41,7 @@ def broken_rules(data: Mapping[str, Any]) -> Iterator[Rule]:
     """(loc, message, hint) of every rule between sections that raw `data` breaks; wrong types are passed over."""
     yield from _open_only_on_loopback(data)
     yield from _distinct_keys(data)
+    yield from _tokens_readable(data)
     models = dict(_names(data, "models"))
     pools = dict(_names(data, "pools"))
     yield from _distinct(models, "models")
@@ -55,6 +57,7 @@ def broken_rules(data: Mapping[str, Any]) -> Iterator[Rule]:
             yield from _embeddings_installed(("pools", i, "features", "text"), pool.get("features"))
             yield from _waits_within_horizon(("pools", i, "feedback", "wait_s"), pool.get("feedback"), data)
     yield from _benchmark_rules(data, tuple(models.values()) if complete else None, tuple(pools.values()))
+    yield from _tier_rules(data, (*models.values(), *pools.values()) if complete else None)
 
 
 def _open_only_on_loopback(data: Mapping[str, Any]) -> Iterator[Rule]:
@@ -79,6 +82,36 @@ def _distinct_keys(data: Mapping[str, Any]) -> Iterator[Rule]:
             if key in places:
                 yield at, f"is the same key as {dotted(places[key])}", "give each its own key"
             places.setdefault(key, at)
+
+
+def _tokens_readable(data: Mapping[str, Any]) -> Iterator[Rule]:
+    auth = data.get("auth")
+    if isinstance(auth, Mapping) and auth.get("jwt") is not None:
+        missing = [name for name in _TOKENS if find_spec(name) is None]
+        if missing:
+            hint = "pip install 'pointsman[jwt]'"
+            yield ("auth", "jwt"), f"tokens need {', '.join(missing)}, not installed here", hint
+
+
+def _tier_rules(data: Mapping[str, Any], known: tuple[str, ...] | None) -> Iterator[Rule]:
+    yield from _distinct(dict(_names(data, "tiers")), "tiers")
+    default: int | None = None
+    for i, tier in enumerate(_list(data, "tiers")[:_MOST_MEMBERS]):
+        if not isinstance(tier, Mapping):
+            continue
+        if tier.get("default") is True:
+            if default is not None:
+                yield ("tiers", i, "default"), f"tiers[{default}] is the default already", "leave one"
+            default = i if default is None else default
+        pools = tier.get("pools")
+        mapped: Mapping[Any, Any] = pools if isinstance(pools, Mapping) else {}
+        for name, actual in mapped.items():
+            if known is not None and isinstance(actual, str) and actual and actual not in known:
+                yield (
+                    ("tiers", i, "pools", name),
+                    f"no pool or model is called {_shown(actual)}",
+                    _nearest(actual, known),
+                )
 
 
 def _distinct(names: Mapping[int, str], section: str) -> Iterator[Rule]:
@@ -184,12 +217,39 @@ def _names(data: Mapping[str, Any], section: str) -> Iterator[tuple[int, str]]:
 
 def doubts(settings: Settings) -> Iterator[Problem]:
     """Warnings: what the service accepts, and its operator should know."""
+    yield from _tier_doubts(settings)
     for i, pool in enumerate(settings.pools):
         yield from _pool_doubts(("pools", i), pool, settings)
     for i, entry in enumerate(settings.benchmarks):
         if not entry.suite.exists():
             hint = f"the service looks for it from {Path.cwd()}; runs fail until it is there"
             yield Problem(dotted(("benchmarks", i, "suite")), f"there is no {str(entry.suite)!r}", hint)
+
+
+def _tier_doubts(settings: Settings) -> Iterator[Problem]:
+    tiers, auth = {tier.name for tier in settings.tiers}, settings.auth
+    default = any(tier.default for tier in settings.tiers)
+    known = {*(model.name for model in settings.models), *(pool.name for pool in settings.pools)}
+    known |= {name for tier in settings.tiers for name in tier.pools}
+    for i, tier in enumerate(settings.tiers):
+        yield from _allow_doubts(("tiers", i, "allow"), tier.allow, known)
+    for i, entry in enumerate(auth.keys if auth is not None else ()):
+        yield from _allow_doubts(("auth", "keys", i, "allow"), entry.allow, known)
+    if not tiers or auth is None:
+        return
+    means = "callers of it get the default tier" if default else "callers of it may use nothing"
+    for i, entry in enumerate(auth.keys):
+        if entry.tier is not None and entry.tier not in tiers:
+            yield Problem(dotted(("auth", "keys", i, "tier")), f"no tier is called {entry.tier!r}: {means}")
+    if auth.jwt is not None and not default:
+        message = "no tier is the default: tokens without a tier may use every pool and model"
+        yield Problem("tiers", message, "give one tier default: true")
+
+
+def _allow_doubts(at: Loc, allow: tuple[str, ...] | None, known: set[str]) -> Iterator[Problem]:
+    for j, name in enumerate(allow or ()):
+        if name not in known:  # it may be added while the service runs; until then it allows nothing
+            yield Problem(dotted((*at, j)), f"no pool or model is called {name!r} yet", _nearest(name, tuple(known)))
 
 
 def _asks(entry: BenchmarkSettings, pool: PoolSettings) -> bool:

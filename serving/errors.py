@@ -5,6 +5,8 @@ ServiceError
 │   └── InvalidFields       several of its fields, all at once
 ├── Unauthorized        no key, or one that nobody was given
 ├── Forbidden           a key, or a place, from which this may not be asked
+├── NotAllowed          a pool or model that the caller's tier or key may not use
+├── UnknownKey          no key has this id
 ├── UnknownModel        neither a pool nor a model has this name
 ├── NothingFeasible     the pool's limits rule out every model, and it was asked to fail
 ├── LimitsNotMet        the request's own limits do
@@ -34,11 +36,13 @@ __all__ = [
     "InvalidFields",
     "InvalidRequest",
     "LimitsNotMet",
+    "NotAllowed",
     "NothingFeasible",
     "ServiceError",
     "Unauthorized",
     "Unavailable",
     "UnknownDecision",
+    "UnknownKey",
     "UnknownModel",
     "UpstreamError",
     "UpstreamRefused",
@@ -78,6 +82,19 @@ class Unauthorized(ServiceError):
 
 class Forbidden(ServiceError):
     """An operator's matter, asked without the operator's key or by a page of another site."""
+
+
+class NotAllowed(ServiceError):
+    """The caller's tier, or its key's own list, does not have this pool or model."""
+
+    param = "model"
+
+
+class UnknownKey(ServiceError):
+    """No key made while the service runs has this id."""
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__(f"no key has the id {key_id[:64]!r}; GET /admin/keys lists them")
 
 
 class UnknownModel(ServiceError):

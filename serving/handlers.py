@@ -99,7 +99,7 @@ class Handlers:
 
     async def models(self, request: web.Request) -> web.Response:
         """`GET /v1/models`: pools first, then the models themselves."""
-        self._admit(request)
+        await self._admit(request)
         pools = set(self._learner.pools)
         names = list(dict.fromkeys(self._routing.names))
         data = [
@@ -115,7 +115,7 @@ class Handlers:
 
     async def route(self, request: web.Request) -> web.Response:
         """`POST /v1/route`: a decision for a call that the caller makes itself."""
-        principal = self._admit(request)
+        principal = await self._admit(request)
         body = parse_body(await self._read(request))
         name = model_name(body)
         if name not in self._learner.pools:
@@ -144,14 +144,14 @@ class Handlers:
 
     async def outcome(self, request: web.Request) -> web.Response:
         """`POST /outcome`: what became of a call that the caller made itself."""
-        self._admit(request)
+        await self._admit(request)
         item = parse_outcome(parse_json(await self._read(request)))
         status = await self._desk.accept_outcome(item, time.time())
         return _json({"decision_id": item.decision_id, "status": status})
 
     async def reward(self, request: web.Request) -> web.Response:
         """`POST /reward`: feedback for one decision, or a list of up to 1,000."""
-        self._admit(request)
+        await self._admit(request)
         items = parse_rewards(parse_json(await self._read(request)))
         now = time.time()
         if not isinstance(items, list):
@@ -177,19 +177,19 @@ class Handlers:
 
     async def healthz(self, request: web.Request) -> web.Response:
         """`GET /healthz`: the process is alive."""
-        self._admit_operator(request)
+        await self._admit_operator(request)
         return _json({"status": "ok"})
 
     async def readyz(self, request: web.Request) -> web.Response:
         """`GET /readyz`: calls are taken; 503 while starting, stopping, or without a working store."""
-        self._admit_operator(request)
+        await self._admit_operator(request)
         if not self.ready or not self._learner.healthy:
             raise Unavailable("starting, stopping, or the operational store has failed")
         return _json({"status": "ready"})
 
     async def metrics(self, request: web.Request) -> web.Response:
         """`GET /metrics`: Prometheus's text format."""
-        self._admit_operator(request)
+        await self._admit_operator(request)
         return web.Response(body=self._metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4"})
 
     async def admin_models(self, request: web.Request) -> web.Response:
@@ -251,7 +251,7 @@ class Handlers:
 
     async def _infer(self, request: web.Request, kind: Kind) -> web.StreamResponse:
         started = time.perf_counter()
-        principal = self._admit(request)
+        principal = await self._admit(request)
         body = parse_body(await self._read(request))
         hints = read_hints(request.headers)
         call = parse_call(kind, body, hints, self._server.max_messages)
@@ -320,16 +320,15 @@ class Handlers:
         except web.RequestPayloadError:
             raise InvalidRequest("the body's transfer encoding is broken", code="invalid_body") from None
 
-    def _admit(self, request: web.Request) -> Principal:
-        return self._admission.admit(request.headers.get("Authorization"))
+    async def _admit(self, request: web.Request) -> Principal:
+        return await self._admission.admit(request.headers)
 
-    def _admit_operator(self, request: web.Request) -> None:
+    async def _admit_operator(self, request: web.Request) -> None:
         if not (self._server.loopback or self._server.metrics_public):
-            self._admit(request)
+            await self._admit(request)
 
     def _admit_admin(self, request: web.Request) -> Principal:
-        headers = request.headers
-        return self._admission.admit_admin(headers.get("Authorization"), request.host, headers.get("Origin"))
+        return self._admission.admit_admin(request.headers)
 
     def _count_feedback(self, status: str) -> None:
         self._metrics.feedback.labels(status).inc()

@@ -12,16 +12,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError
 
+from serving.access.settings import AuthSettings, TierSettings
 from serving.benchmark_settings import BenchmarkSettings
 from serving.config_file import ConfigError, Document, Problem, dotted, read_document
 from serving.config_overrides import fill_secrets, override
 from serving.config_problems import validation_problems
 from serving.config_rules import broken_rules, doubts, is_loopback
 from serving.config_values import (
-    AccessKey,
     Count,
     Flag,
-    Label,
     Name,
     Number,
     OrDefaults,
@@ -132,22 +131,6 @@ class ServerSettings(Section):
         return is_loopback(self.host)
 
 
-class KeySettings(Section):
-    """One caller."""
-
-    key: AccessKey = Field(description="The key the caller sends, at least 8 characters.")
-    user: Label = Field(description="Whom the calls are logged under.")
-    team: Label | None = Field(default=None, description="The user's team, for logs and limits.")
-    tier: Label | None = Field(default=None, description="The user's tier, for logs and limits.")
-
-
-class AuthSettings(Section):
-    """Who may call. Without this section the service is open, and then only on a loopback address."""
-
-    admin_key: AccessKey | None = Field(default=None, description="Key of /admin; without one /admin is closed.")
-    keys: tuple[KeySettings, ...] = Field(min_length=1, max_length=10_000, description="The callers.")
-
-
 class StoreSettings(Section):
     """The operational store: decisions, feedback and snapshots."""
 
@@ -184,6 +167,9 @@ class Settings(Section):
     )
     auth: AuthSettings | None = Field(
         default=None, description="Who may call; without it anyone may, on a loopback address only."
+    )
+    tiers: Annotated[tuple[TierSettings, ...], BeforeValidator(lambda v: () if v is None else v)] = Field(
+        default=(), max_length=100, description="What callers of each tier may use."
     )
     store: Annotated[StoreSettings, OrDefaults] = Field(
         default_factory=StoreSettings, description="The operational store."

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serving.access.keys import KeyRing
+from serving.access.settings import AuthSettings
+from serving.access.tiers import Tiers
 from serving.admission import Admission, Principal
 from serving.errors import Forbidden, Unauthorized
-from serving.settings import AuthSettings
 
 KEYS = [
     {"key": "first-key-1", "user": "ada", "team": "search", "tier": "paid"},
@@ -18,41 +20,63 @@ KEYS = [
 ]
 
 
+def opened(auth=None):
+    settings = None if auth is None else AuthSettings.model_validate(auth)
+    ring = KeyRing(() if settings is None else settings.keys)
+    return Admission(settings, ring, Tiers((), ring.allowed), clock=lambda: 1e9)
+
+
+def sent(authorization=None, host="127.0.0.1", origin=None):
+    named = {"Authorization": authorization, "Host": host, "Origin": origin}
+    return {name: value for name, value in named.items() if value is not None}
+
+
 @pytest.fixture
 def admission():
-    return Admission(AuthSettings.model_validate({"admin_key": "admin-key-3", "keys": KEYS}))
+    return opened({"admin_key": "admin-key-3", "keys": KEYS})
 
 
 @pytest.mark.parametrize("authorization", [None, "", "Bearer x", "whatever"])
-def test_without_auth_everybody_is_nobody_in_particular(authorization):
-    assert Admission(None).admit(authorization) == Principal()
+async def test_without_auth_everybody_is_nobody_in_particular(authorization):
+    assert await opened().admit(sent(authorization)) == Principal()
 
 
-def test_a_key_stands_for_its_principal(admission):
-    assert admission.admit("Bearer first-key-1") == Principal("ada", "search", "paid")
-    assert admission.admit("bearer  second-key-2 ") == Principal("bo")
-    assert admission.admit("BEARER admin-key-3") == Principal("admin")
+async def test_a_key_stands_for_its_principal(admission):
+    """Its id is the beginning of SHA-256("pointsman key id" + SHA-256(key)), computed with a shell."""
+    ada = await admission.admit(sent("Bearer first-key-1"))
+    assert ada == Principal("ada", "search", "paid", "cfg-f9d6714f4f2c")
+    assert ada.tenant == "team:search"
+    bo = await admission.admit(sent("bearer  second-key-2 "))
+    assert (bo.user, bo.team, bo.tenant, bo.operator) == ("bo", None, "user:bo", False)
+    operator = await admission.admit(sent("BEARER admin-key-3"))
+    assert (operator, operator.operator) == (Principal("admin", key_id="admin"), True)
+
+
+def test_no_two_kinds_of_tenant_meet():
+    """A user who is called as a team is, or as a key's id, is another tenant."""
+    assert Principal(team="x").tenant != Principal(user="x").tenant != Principal(key_id="x").tenant
+    assert Principal(user="").tenant != Principal().tenant
 
 
 @given(st.text(max_size=40))
-def test_what_is_no_key_is_refused(text):
-    auth = AuthSettings.model_validate({"keys": KEYS})
+async def test_what_is_no_key_is_refused(text):
+    admission = opened({"keys": KEYS})
     for authorization in (text, f"Bearer {text}", f"Bearer first-key-1{text or '!'}x", f"Basic {text}"):
         with pytest.raises(Unauthorized):
-            Admission(auth).admit(authorization)
+            await admission.admit(sent(authorization))
 
 
-def test_a_header_that_is_no_text_is_refused(admission):
+async def test_a_header_that_is_no_text_is_refused(admission):
     """As it comes from bytes that are no UTF-8."""
     with pytest.raises(Unauthorized):
-        admission.admit("Bearer \udcff\udcfe")
+        await admission.admit(sent("Bearer \udcff\udcfe"))
 
 
-def test_no_admin_without_an_admin_key():
-    admission = Admission(AuthSettings.model_validate({"keys": KEYS}))
+async def test_no_admin_without_an_admin_key():
+    admission = opened({"keys": KEYS})
     for key in ("admin", "admin-key-3", "None"):
         with pytest.raises(Unauthorized):
-            admission.admit(f"Bearer {key}")
+            await admission.admit(sent(f"Bearer {key}"))
 
 
 def test_no_key_is_kept(admission):
@@ -63,30 +87,30 @@ def test_no_key_is_kept(admission):
             elif not isinstance(inner, type):
                 yield from strings(inner, depth + 1)
 
-    assert not any("-key-" in text for text in strings([admission._admin, admission._by_digest]))
+    assert not any("-key-" in text for text in strings([admission._admin, admission._ring]))
 
 
-def test_the_refusal_says_nothing_about_keys(admission):
+async def test_the_refusal_says_nothing_about_keys(admission):
     for authorization in ("Bearer first-key-x", "Basic first-key-1", None):
         with pytest.raises(Unauthorized) as refused:
-            admission.admit(authorization)
+            await admission.admit(sent(authorization))
         assert "first-key" not in str(refused.value)
 
 
 def test_only_the_admin_key_is_the_operators(admission):
-    assert admission.admit_admin("Bearer admin-key-3", "evil.example", "https://evil.example") == Principal("admin")
+    assert admission.admit_admin(sent("Bearer admin-key-3", "evil.example", "https://evil.example")).operator
     with pytest.raises(Forbidden, match=r"send auth\.admin_key"):
-        admission.admit_admin("Bearer first-key-1", "127.0.0.1", None)
+        admission.admit_admin(sent("Bearer first-key-1"))
     with pytest.raises(Unauthorized):
-        admission.admit_admin("Bearer nobodys-key", "127.0.0.1", None)
+        admission.admit_admin(sent("Bearer nobodys-key"))
     with pytest.raises(Forbidden, match=r"has no auth\.admin_key"):
-        Admission(AuthSettings.model_validate({"keys": KEYS})).admit_admin("Bearer first-key-1", "localhost", None)
+        opened({"keys": KEYS}).admit_admin(sent("Bearer first-key-1", "localhost"))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1:8080", "localhost:8080", "LOCALHOST", "[::1]:8080", "[::1]"])
 def test_an_open_service_is_operated_from_its_own_machine(host):
-    assert Admission(None).admit_admin(None, host, None) == Principal()
-    assert Admission(None).admit_admin(None, host, f"http://{host}") == Principal()
+    assert opened().admit_admin(sent(None, host)) == Principal()
+    assert opened().admit_admin(sent(None, host, f"http://{host}")) == Principal()
 
 
 @pytest.mark.parametrize(
@@ -107,4 +131,4 @@ def test_an_open_service_is_operated_from_its_own_machine(host):
 )
 def test_an_open_service_takes_no_orders_from_other_sites_pages(host, origin):
     with pytest.raises(Forbidden):
-        Admission(None).admit_admin(None, host, origin)
+        opened().admit_admin(sent(None, host, origin))

@@ -117,8 +117,8 @@ SERVER = [
     ("api_key", "x", "api_key", "unknown key", "it belongs in models[]"),
 ]
 AUTH = [
-    ("auth", {}, "auth.keys", "is required", None),
-    ("auth", {"keys": []}, "auth.keys", "must not be empty", None),
+    ("auth", {}, "auth.keys", "is required", "add one"),
+    ("auth", {"keys": []}, "auth.keys", "nobody could call", "add one"),
     ("auth", {"keys": {"a": "b"}}, "auth.keys", "must be a list, not a mapping", None),
     ("auth", {"keys": ["abcdefgh"]}, "auth.keys[0]", "must be a mapping, not text", None),
     ("auth", {"keys": [{"key": "abcdefgh"}]}, "auth.keys[0].user", "is required", None),
