@@ -14,6 +14,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from serving.config_file import EnvText, Loc, Problem, dotted
+from serving.traffic.rules import named_models, shadow_model
 
 if TYPE_CHECKING:
     from serving.benchmark_settings import BenchmarkSettings
@@ -137,6 +138,12 @@ def _pool_rules(at: Loc, pool: Mapping[str, Any], known: tuple[str, ...] | None)
     for place, name in _named_by(pool.get("policy")):
         if members and name not in members:
             yield (*at, "policy", *place), f"{_shown(name)} is not in the pool", _nearest(name, names)
+    for place, name in named_models(pool):
+        if members and name not in members:
+            yield (*at, *place), f"{_shown(name)} is not in the pool", _nearest(name, names)
+    shadow = shadow_model(pool)
+    if shadow is not None and known is not None and shadow[1] not in known:
+        yield (*at, *shadow[0]), f"no model is called {_shown(shadow[1])}", _nearest(shadow[1], known)
 
 
 def _named_by(policy: Any) -> Iterator[tuple[Loc, str]]:
@@ -275,6 +282,9 @@ def _pool_doubts(at: Loc, pool: PoolSettings, settings: Settings) -> Iterator[Pr
         message = "nothing can test this limit until benchmark results arrive"
         hint = "post benchmark results, schedule a suite in benchmarks, or set accuracy_evidence to feedback or both"
         yield Problem(dotted((*at, "constraints", "min_accuracy")), message, hint)
+    if pool.shadow is not None and settings.model(pool.shadow.model).price is None:
+        message = f"{pool.shadow.model!r} has no price: what it costs would be unknown, and it gets no shadow calls"
+        yield Problem(dotted((*at, "shadow", "model")), message, "give the model a price, be it 0")
     if pool.objective.cost == pool.objective.latency == 0 and len(pool.models) > 1:
         message = "weighs quality alone: between equal models neither price nor speed counts"
         yield Problem(dotted((*at, "objective")), message, "give cost or latency a weight")

@@ -13,6 +13,14 @@ import bandit.filters
 from bandit.newcomers import Newcomers
 from bandit.types import Arm, Constraints, Objective
 from serving.config_values import Count, Label, Name, Number, OrDefaults, Section, reject, resolved
+from serving.traffic.settings import (
+    ExperimentSettings,
+    Learning,
+    SessionSettings,
+    ShadowSettings,
+    Weights,
+    distinct_experiments,
+)
 
 if TYPE_CHECKING:
     from serving.settings import ModelSettings
@@ -270,6 +278,23 @@ class PoolSettings(Section):
     )
     newcomers: Annotated[NewcomerSettings, OrDefaults] = Field(
         default_factory=NewcomerSettings, description="What new models may take."
+    )
+    weights: Weights | None = Field(
+        default=None, description="Shares of calls by model in place of what the policy would do."
+    )
+    learning: Learning = Field(
+        default="apply",
+        description="Whether what is learned decides: apply; or learning goes on and it does not: observe; or neither:"
+        " bypass.",
+    )
+    sessions: Annotated[SessionSettings, OrDefaults] = Field(
+        default_factory=SessionSettings, description="How conversations stay on their model."
+    )
+    experiments: Annotated[tuple[ExperimentSettings, ...], AfterValidator(distinct_experiments)] = Field(
+        default=(), max_length=20, description="What is compared by users or sessions."
+    )
+    shadow: ShadowSettings | None = Field(
+        default=None, description="A model that also gets a share of the calls, unseen; by default none."
     )
     quality_metrics: dict[Label, Annotated[Number, Field(gt=0, le=1e6)]] | None = Field(
         default=None,
