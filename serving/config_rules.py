@@ -92,6 +92,28 @@ def _tokens_readable(data: Mapping[str, Any]) -> Iterator[Rule]:
         if missing:
             hint = "pip install 'pointsman[jwt]'"
             yield ("auth", "jwt"), f"tokens need {', '.join(missing)}, not installed here", hint
+        else:
+            yield from _public_key_fits(auth["jwt"])
+
+
+def _public_key_fits(entry: Any) -> Iterator[Rule]:
+    key = entry.get("public_key") if isinstance(entry, Mapping) else None
+    if not isinstance(key, str) or not key:
+        return
+    from jwt import PyJWTError, get_algorithm_by_name
+
+    for name in _list(entry, "algorithms")[:_MOST_MEMBERS]:
+        if name not in ("RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA"):
+            continue  # its own validator says so
+        try:
+            get_algorithm_by_name(name).prepare_key(key)
+        except (PyJWTError, ValueError, TypeError):
+            yield (
+                ("auth", "jwt", "public_key"),
+                f"is no public key for {name}",
+                "give its PEM whole, with its line breaks",
+            )
+            return
 
 
 def _tier_rules(data: Mapping[str, Any], known: tuple[str, ...] | None) -> Iterator[Rule]:
