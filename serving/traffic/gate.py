@@ -1,0 +1,209 @@
+"""The gate in front of inference calls: so many run, so many wait, the rest are told at once to come back later.
+
+Owns places and the order in which they are given away. No task a call, no lock, and nothing allocated for a call that
+finds a place but its ticket. It must never know who calls, nor what for: a priority is a number, higher goes first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Self
+
+from serving.errors import Overloaded
+from serving.traffic.adaptive import AdaptiveLimit
+from serving.traffic.overload_settings import OverloadSettings
+
+__all__ = ["Gate", "Ticket"]
+
+_SAMPLE_S = 0.01  # between two looks at the loop, while calls run
+_RATE_WEIGHT = 0.05  # of the newest gap between two calls that end
+Shed = Callable[[int, str], None]
+
+
+class _Waiter:
+    __slots__ = ("future", "level", "timer")
+
+    def __init__(self, future: asyncio.Future[None], level: _Level) -> None:
+        self.future, self.level = future, level
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class _Level:
+    """The waiters of one priority, oldest first; since when there has always been one."""
+
+    __slots__ = ("priority", "since", "waiters")
+
+    def __init__(self, priority: int) -> None:
+        self.priority = priority
+        self.waiters: OrderedDict[_Waiter, None] = OrderedDict()
+        self.since = 0.0
+
+
+class Ticket:
+    """A call's way through the gate: inside, it has a place. `waited_s` is how long it took to get it."""
+
+    __slots__ = ("_gate", "_longest_s", "_priority", "waited_s")
+
+    def __init__(self, gate: Gate, priority: int, longest_s: float) -> None:
+        self._gate, self._priority, self._longest_s = gate, priority, longest_s
+        self.waited_s = 0.0
+
+    async def __aenter__(self) -> Self:
+        gate = self._gate
+        if not gate.waiting and gate.in_use < gate.limit:
+            gate.taken()
+        else:
+            self.waited_s = await gate.wait(self._priority, self._longest_s)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._gate.left()
+
+
+class Gate:
+    """Gives away places by priority, first come first served within one. `clock` is monotonic, in seconds.
+
+    `shed` is told the priority of each call that gets none and why: `full`, `displaced` (by one of a higher priority)
+    or `late`. A priority whose queue has not been empty for `queue_timeout_s` is offered more than there is room for:
+    its calls then wait `standing_timeout_s` at most, since a longer queue makes all of them late and serves no more of
+    them (Nichols and Jacobson, "Controlling queue delay", 2012; Maurer, "Fail at scale", 2015).
+    """
+
+    def __init__(
+        self, settings: OverloadSettings, *, clock: Callable[[], float], rng: random.Random, shed: Shed
+    ) -> None:
+        self._settings, self._clock, self._rng, self._shed = settings, clock, rng, shed
+        self._adaptive: AdaptiveLimit | None = None
+        if settings.adaptive == "aimd":
+            target_s = settings.target_lag_ms / 1000.0
+            self._adaptive = AdaptiveLimit(settings.floor, settings.max_concurrent, target_s)
+        self.limit = settings.max_concurrent
+        self.in_use = self._peak = self.waiting = 0
+        self._levels: dict[int, _Level] = {}  # as many as the tiers have priorities; highest first
+        self._left_at: float | None = None
+        self._gap_s: float | None = None  # between two calls that end
+        self._watch: asyncio.TimerHandle | None = None
+
+    def entered(self, priority: int, longest_s: float | None = None) -> Ticket:
+        """`async with gate.entered(...)`: a place, or Overloaded, after `longest_s` or the queue's own time at most."""
+        own_s = self._settings.queue_timeout_s
+        return Ticket(self, priority, own_s if longest_s is None else min(own_s, longest_s))
+
+    def taken(self) -> None:
+        """One more call runs."""
+        self.in_use += 1
+        self._peak = max(self._peak, self.in_use)
+        if self._watch is None and self._adaptive is not None:
+            self._watch = asyncio.get_running_loop().call_later(_SAMPLE_S, self._first_turn)
+
+    def left(self) -> None:
+        """One call fewer runs; whoever waits first takes its place."""
+        self.in_use -= 1
+        if self.waiting:
+            now = self._clock()
+            if self._left_at is not None:
+                gap_s = now - self._left_at
+                old_s = gap_s if self._gap_s is None else self._gap_s
+                self._gap_s = old_s + _RATE_WEIGHT * (gap_s - old_s)
+            self._left_at = now
+            self._admit()
+        else:
+            self._left_at = None  # a gap that nobody waited through says nothing about how fast places come free
+
+    async def wait(self, priority: int, longest_s: float) -> float:
+        """Wait for a place and take it; how long that took, in seconds. Raises Overloaded."""
+        level = self._levels.get(priority) or self._new_level(priority)
+        if self.waiting >= self._settings.queue_size:
+            self._make_room(priority)
+        began = self._clock()
+        loop = asyncio.get_running_loop()
+        waiter = _Waiter(loop.create_future(), level)
+        if not level.waiters:
+            level.since = began
+        level.waiters[waiter] = None
+        self.waiting += 1
+        if began - level.since > self._settings.queue_timeout_s:
+            longest_s = min(longest_s, self._settings.standing_timeout_s)
+        waiter.timer = loop.call_later(longest_s, self._late, waiter)
+        self._admit()  # the limit may have grown since the last call left
+        try:
+            await waiter.future
+        except asyncio.CancelledError:
+            if waiter.future.done() and not waiter.future.cancelled() and waiter.future.exception() is None:
+                self.left()  # the place came in the same turn in which the caller went away
+            else:
+                self._forget(waiter)
+            raise
+        return self._clock() - began
+
+    def close(self) -> None:
+        """Look at the loop no more."""
+        if self._watch is not None:
+            self._watch.cancel()
+
+    def _admit(self) -> None:
+        while self.waiting and self.in_use < self.limit:
+            level = next(level for level in self._levels.values() if level.waiters)
+            waiter = next(iter(level.waiters))
+            self._forget(waiter)
+            self.taken()
+            waiter.future.set_result(None)
+
+    def _forget(self, waiter: _Waiter) -> None:
+        if waiter in waiter.level.waiters:
+            del waiter.level.waiters[waiter]
+            self.waiting -= 1
+            if waiter.timer is not None:
+                waiter.timer.cancel()
+
+    def _late(self, waiter: _Waiter) -> None:
+        self._turn_away(waiter, "late")
+
+    def _make_room(self, priority: int) -> None:
+        """Shed the newest of the lowest priority that waits, or raise Overloaded where nobody has a lower one."""
+        lowest = next((level for level in reversed(self._levels.values()) if level.waiters), None)
+        if lowest is None or lowest.priority >= priority:
+            self._shed(priority, "full")
+            raise self._overloaded()
+        self._turn_away(next(reversed(lowest.waiters)), "displaced")
+
+    def _turn_away(self, waiter: _Waiter, why: str) -> None:
+        self._forget(waiter)
+        if not waiter.future.done():
+            self._shed(waiter.level.priority, why)
+            waiter.future.set_exception(self._overloaded())
+
+    def _overloaded(self) -> Overloaded:
+        # When those waiting now will have had their turn, at the rate at which calls end; up to twice that, so that
+        # those told so do not all come back at once.
+        drain_s = (self.waiting + 1) * (self._gap_s or 0.0)
+        bounded = min(max(1.0, drain_s), self._settings.max_retry_after_s / 2.0)
+        retry_after_s = min(bounded * (1.0 + self._rng.random()), self._settings.max_retry_after_s)
+        return Overloaded("more calls than the service can serve now; come back later", retry_after_s)
+
+    def _new_level(self, priority: int) -> _Level:
+        self._levels[priority] = level = _Level(priority)
+        self._levels = dict(sorted(self._levels.items(), reverse=True))
+        return level
+
+    # One whole turn of the loop is measured: a timer runs at its start, what it calls next after the timers, and what
+    # that calls next after all that the network brought meanwhile.
+
+    def _first_turn(self) -> None:
+        asyncio.get_running_loop().call_soon(self._turn_begun)
+
+    def _turn_begun(self) -> None:
+        asyncio.get_running_loop().call_soon(self._turn_ended, self._clock())
+
+    def _turn_ended(self, began: float) -> None:
+        assert self._adaptive is not None  # noqa: S101 - nothing is watched without it
+        if self._adaptive.turn(self._clock() - began, self.in_use, self._peak):
+            self.limit = self._adaptive.limit
+            self._admit()
+        self._peak = self.in_use
+        self._watch = None
+        if self.in_use:  # an idle service sleeps
+            self._watch = asyncio.get_running_loop().call_later(_SAMPLE_S, self._first_turn)
