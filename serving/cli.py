@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from serving.commands.evaluate import evaluate
+from serving.commands.keys import keys
 from serving.commands.replay import replay
 from serving.commands.report import report
 from serving.commands.simulate import simulate
@@ -212,6 +213,7 @@ main.command()(evaluate)
 main.command()(simulate)
 main.command()(replay)
 main.command()(report)
+main.add_typer(keys)
 
 
 def _warmed(

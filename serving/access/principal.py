@@ -31,6 +31,8 @@ class Principal:
 
         It says which of them it is: a user may be called as a team is.
         """
+        if self.operator:
+            return "operator"
         if self.team is not None:
             return f"team:{self.team}"
         if self.user is not None:
