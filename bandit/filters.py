@@ -185,13 +185,21 @@ class Filters:
         if not self.limits:
             return p
         self._look()
-        refuge, probes, cap = self._refuge, self._probes, self.settings.unknown_share
+        refuge, cap = self._refuge, self.settings.unknown_share
         if allowed is not None:
-            refuge, probes = refuge & allowed, probes * allowed
+            refuge = refuge & allowed
         if (p > cap)[self._capped].any() and refuge.any():
             p = np.where(self._capped, np.minimum(p, cap), p)
             kept, excess = p[refuge].sum(), max(0.0, 1.0 - p.sum())
             p[refuge] += excess * (p[refuge] / kept if kept > 0 else 1.0 / refuge.sum())
+        return self.probed(p, allowed)
+
+    def probed(self, p: FloatArray, allowed: BoolArray | None = None) -> FloatArray:
+        """Probabilities with the filtered arms' probe shares mixed in; `allowed` as in `shape`."""
+        if not self.limits:
+            return p
+        self._look()
+        probes = self._probes if allowed is None else self._probes * allowed
         total = float(np.add.reduce(probes))
         if total == 0.0:
             return p

@@ -16,9 +16,11 @@ from bandit.errors import NoFeasibleArm, UnknownArm
 from bandit.filters import Transition
 from bandit.lessons import booked_usd, head_values, log_ratios
 from bandit.members import Members
+from bandit.pacing import Pacer
 from bandit.policy import one_hot
 from bandit.posterior import HEADS, QUALITY
 from bandit.scorer import Utilities
+from bandit.steering import UNSTEERED, Steer, fixed_shares, kept_arm, mixed
 from bandit.types import BoolArray, Context, Decision, Feedback, FloatArray, Outcome, Prompt, RequestLimits
 
 __all__ = ["DriftReset", "Pool"]
@@ -38,6 +40,17 @@ class DriftReset:
 
 
 Change = Transition | DriftReset
+
+
+@dataclass(frozen=True, slots=True)
+class _Distribution:
+    """`stays`: it is one arm, kept for a session or a tool loop."""
+
+    p: FloatArray
+    feasible: BoolArray
+    infeasible: bool
+    withheld_usd: float = 0.0
+    stays: bool = False
 
 
 class Pool(Members):
@@ -97,40 +110,31 @@ class Pool(Members):
         decision_id: str,
         ts: float,
         limits: RequestLimits = _NO_LIMITS,
+        steer: Steer = UNSTEERED,
     ) -> Decision:
         """The decision for one request, drawn with `rng` from the probabilities it carries. Changes nothing.
 
-        `limits` are this request's own. Raises `NoFeasibleArm` when every arm is filtered and the pool's
-        `on_infeasible` is `fail`, but for the probes' share of such requests: without them no arm could ever come back;
-        and where `fail` is set and no arm is expected to keep the request's own limits.
+        `limits` are this request's own, `steer` what stands above the policy. Raises `NoFeasibleArm` when no arm is
+        available; when every arm is filtered and the pool's `on_infeasible` is `fail`, but for the probes' share of
+        such requests: without them no arm could ever come back; and where `fail` is set and no arm is expected to keep
+        the request's own limits.
         """
         context = self.features.extract(prompt) if isinstance(prompt, Prompt) else prompt
         utilities, log_sd = self._predict(context)
-        compliance = self.filters.compliance()
-        feasible = compliance > 0.0
-        infeasible, withheld_usd = not feasible.any(), 0.0
-        if infeasible:
-            p = self._all_filtered(rng)
-        else:
-            allowed, infeasible = self._allowed(feasible, limits, utilities, log_sd)
-            p, withheld_usd = self._probabilities(self._paced(utilities), compliance, allowed)
-            if allowed is not None:
-                feasible &= allowed
-            if not infeasible and self.filters.hopeless and self.constraints.on_infeasible == "least_violation":
-                p = self._mostly_least_violating(p, feasible)
-                infeasible = True
+        to = self._distribution(rng, utilities, log_sd, limits, steer)
+        p = to.p
         cumulated = p.cumsum()
         chosen = int(cumulated.searchsorted(rng.random() * cumulated[-1], side="right"))
         return Decision(
             decision_id=decision_id,
             ts=ts,
             pool=self.name,
-            mode="bandit",
+            mode="sticky" if to.stays else steer.mode,
             step=self.step,
             context=context,
             policy_version=self.policy.version,
             arms=self.names,
-            feasible=feasible,
+            feasible=to.feasible,
             probabilities=p,
             chosen=self.names[chosen],
             propensity=float(p[chosen]),
@@ -138,8 +142,8 @@ class Pool(Members):
             predicted_cost_usd=utilities.cost_usd.astype(np.float32),
             predicted_latency_s=utilities.latency_s.astype(np.float32),
             pacer_multiplier=self.pacer.multiplier if self.pacer else 0.0,
-            infeasible=infeasible,
-            withheld_usd=withheld_usd,
+            infeasible=to.infeasible,
+            withheld_usd=to.withheld_usd,
         )
 
     def expected_cost(self, context: Context) -> float:
@@ -165,6 +169,7 @@ class Pool(Members):
         *,
         replay: bool = False,
         spent_usd: tuple[float, float | None] | None = None,
+        booked: bool = True,
     ) -> list[Change]:
         """Learn from one attempt's outcome; returns what it changed about the arm's standing.
 
@@ -173,17 +178,12 @@ class Pool(Members):
         latency limit when abandoned. With `replay` drift is not acted upon: the log holds the resets as events of
         their own (`apply_reset`), so that a rebuilt pool equals the first. `spent_usd`: what the budget booked and
         pays instead of the decision's and the outcome's cost, for a pool that learns from what another one chose.
+        `booked` False: the decision is none of the budget's.
         """
         if decision.context.version != self.features.version:
             return []  # made by other features: its steps, too, may be those of another life of this pool
-        if self.pacer is not None and spent_usd is not None:
-            self.pacer.settle(decision.step, self.step, *spent_usd, decision.withheld_usd)
-        elif self.pacer is not None:
-            known = 0.0 if outcome.cost_usd is None and outcome.status in ("error", "timeout") else outcome.cost_usd
-            if outcome.attempt == 0:
-                self.pacer.settle(decision.step, self.step, booked_usd(decision), known, decision.withheld_usd)
-            else:
-                self.pacer.settle_more(decision.step, self.step, known)
+        if booked and self.pacer is not None:
+            self._settle(self.pacer, decision, outcome, spent_usd)
         arm = self._index.get(outcome.model)
         if arm is None:
             return []
@@ -257,6 +257,50 @@ class Pool(Members):
         worse = change < 0 if which == QUALITY else change > 0
         return [*self.standing.drifted(arm, which, f"drift in {head}", worse=worse)]
 
+    def _distribution(
+        self, rng: np.random.Generator, utilities: Utilities, log_sd: FloatArray, limits: RequestLimits, steer: Steer
+    ) -> _Distribution:
+        """What the arm is drawn from: the policy's choice or what is fixed above it, with every mixture in it."""
+        compliance, open_to = self.filters.compliance(), steer.open
+        able = compliance > 0.0 if steer.available is None else (compliance > 0.0) & steer.available
+        if open_to is not None:
+            compliance = compliance * open_to
+        feasible = compliance > 0.0
+        infeasible, withheld_usd = not feasible.any(), 0.0
+        if infeasible:
+            parts = tuple(part for part in steer.mixed if able[part[0]])
+            p = np.zeros(len(self.arms)) if parts else self._all_filtered(rng, open_to)
+            return _Distribution(mixed(p, parts, able), able, infeasible=not parts)
+        allowed, infeasible = self._allowed(feasible, limits, utilities, log_sd)
+        if open_to is not None:
+            allowed = open_to if allowed is None else allowed & open_to
+        usable = feasible if allowed is None else feasible & allowed
+        stays = kept_arm(utilities.mean, usable, steer)
+        if stays is not None:
+            return _Distribution(one_hot(stays, len(self.arms)), usable, infeasible, stays=True)
+        if steer.shares is not None:
+            p = self.filters.probed(fixed_shares(steer.shares, compliance * usable), allowed)
+        else:
+            p, withheld_usd = self._probabilities(self._paced(utilities), compliance, allowed)
+            if not infeasible and self.filters.hopeless and self.constraints.on_infeasible == "least_violation":
+                p = self._mostly_least_violating(p, usable)
+                infeasible = True
+        p = mixed(p, steer.mixed, able)
+        return _Distribution(p, usable | (able & (p > 0.0)), infeasible, withheld_usd)
+
+    def _settle(
+        self, pacer: Pacer, decision: Decision, outcome: Outcome, spent_usd: tuple[float, float | None] | None
+    ) -> None:
+        """Let the budget pay for an attempt what it cost."""
+        if spent_usd is not None:
+            pacer.settle(decision.step, self.step, *spent_usd, decision.withheld_usd)
+            return
+        known = 0.0 if outcome.cost_usd is None and outcome.status in ("error", "timeout") else outcome.cost_usd
+        if outcome.attempt == 0:
+            pacer.settle(decision.step, self.step, booked_usd(decision), known, decision.withheld_usd)
+        else:
+            pacer.settle_more(decision.step, self.step, known)
+
     def _paced(self, utilities: Utilities) -> Utilities:
         """Utilities with the budget's price on cost, and a floor that spends at most its share of the budget."""
         if self.pacer is None:
@@ -318,16 +362,19 @@ class Pool(Members):
         kept = np.where(feasible, _STILL_EXPLORED, 1.0) * p
         return np.asarray(kept + (1.0 - kept.sum()) * one_hot(int(over.argmin()), over.size))
 
-    def _all_filtered(self, rng: np.random.Generator) -> FloatArray:
+    def _all_filtered(self, rng: np.random.Generator, open_to: BoolArray | None) -> FloatArray:
         """Probabilities where every arm is filtered: the least violating one but for the probes, or probes alone."""
-        if self.constraints.on_infeasible == "fail":
-            probes = self.filters.shape(np.zeros(len(self.arms)))
-            if rng.random() >= probes.sum():
-                raise NoFeasibleArm(self.excess())
-            return np.asarray(probes / probes.sum())
         excess = self.excess()
-        least = min(range(len(self.arms)), key=lambda arm: excess[self.names[arm]])
-        return self.filters.shape(one_hot(least, len(self.arms)))
+        if open_to is not None and not open_to.any():
+            raise NoFeasibleArm(excess)
+        if self.constraints.on_infeasible == "fail":
+            probes = self.filters.probed(np.zeros(len(self.arms)), open_to)
+            if rng.random() >= probes.sum():
+                raise NoFeasibleArm(excess)
+            return np.asarray(probes / probes.sum())
+        arms = range(len(self.arms)) if open_to is None else np.flatnonzero(open_to).tolist()
+        least = min(arms, key=lambda arm: excess[self.names[arm]])
+        return self.filters.probed(one_hot(least, len(self.arms)), open_to)
 
     def _watch(self, head: int, arm: int, residual: float, *, replay: bool) -> list[Change]:
         change = self.drift.update(head, arm, residual)

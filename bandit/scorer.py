@@ -84,6 +84,7 @@ class Scorer:
         self._cost_reference_usd = objective.cost_reference_usd
         self._input_usd = np.array([0.0 if p is None else p.input_per_million / 1e6 for p in prices])
         self._output_usd = np.array([0.0 if p is None else p.output_per_million / 1e6 for p in prices])
+        self._call_usd = np.array([0.0 if p is None else p.per_call for p in prices])
         self._tokens_per_usd = 1.0 / np.maximum(self._output_usd, 1e-30)
         self._unknown = np.array([np.nan if p is None else 0.0 for p in prices])
         # Rows: cost, latency, of which only those that carry weight are computed. A part's credit is
@@ -132,8 +133,8 @@ class Scorer:
         )
 
     def _price(self, input_tokens: int) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """What an input of that length costs, shape (n_arms,), and what follows for the parts: log caps and rests."""
-        fixed_usd = input_tokens * self._input_usd
+        """What is paid before any output, shape (n_arms,), and what follows for the parts: log caps and rests."""
+        fixed_usd = input_tokens * self._input_usd + self._call_usd
         log_cap = np.full(self._scale.shape, self._latency_log_cap)
         rest = np.ones(self._scale.shape)
         if self._has_cost:

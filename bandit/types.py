@@ -43,18 +43,29 @@ def _check_range(name: str, value: float | None, low: float, high: float = float
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """List price in USD per million tokens, each ≥ 0."""
+    """List price in USD, each ≥ 0: per million tokens, and per call.
+
+    `cached_input_per_million`: of input that the endpoint had in its own cache; None: as other input.
+    """
 
     input_per_million: float
     output_per_million: float
+    cached_input_per_million: float | None = None
+    per_call: float = 0.0
 
     def __post_init__(self) -> None:
         _check_range("price.input_per_million", self.input_per_million, 0.0)
         _check_range("price.output_per_million", self.output_per_million, 0.0)
+        _check_range("price.cached_input_per_million", self.cached_input_per_million, 0.0)
+        _check_range("price.per_call", self.per_call, 0.0)
 
-    def cost_usd(self, input_tokens: float, output_tokens: float) -> float:
-        """Cost in USD of one call."""
-        return (input_tokens * self.input_per_million + output_tokens * self.output_per_million) / 1e6
+    def cost_usd(self, input_tokens: float, output_tokens: float, cached_tokens: float = 0.0) -> float:
+        """Cost in USD of one call; `cached_tokens`: of the input's, those from the endpoint's cache, ≤ them all."""
+        tokens_usd = (input_tokens * self.input_per_million + output_tokens * self.output_per_million) / 1e6
+        if cached_tokens and self.cached_input_per_million is not None:
+            saved_per_million = self.input_per_million - self.cached_input_per_million
+            tokens_usd -= min(cached_tokens, input_tokens) * saved_per_million / 1e6
+        return tokens_usd + self.per_call
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +266,11 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one attempt yielded. None: not measured. `tokens_estimated`: the upstream gave no usage."""
+    """What one attempt yielded. None: not measured. `tokens_estimated`: the upstream gave no usage.
+
+    `endpoint`: which of the model's. `cached_tokens`: of the input's, those that the endpoint had in its cache.
+    `saved_usd`: what a call answered from our own cache would have cost.
+    """
 
     decision_id: str
     ts: float
@@ -271,6 +286,9 @@ class Outcome:
     error: str | None = None
     stream: bool = False
     tokens_estimated: bool = False
+    endpoint: str | None = None
+    cached_tokens: int | None = None
+    saved_usd: float | None = None
 
     def __post_init__(self) -> None:
         _check_range("latency_s", self.latency_s, 0.0, 1e7)
@@ -278,6 +296,8 @@ class Outcome:
         _check_range("input_tokens", self.input_tokens, 0, 1e9)
         _check_range("output_tokens", self.output_tokens, 0, 1e9)
         _check_range("cost_usd", self.cost_usd, 0.0, 1e9)
+        _check_range("cached_tokens", self.cached_tokens, 0, 1e9)
+        _check_range("saved_usd", self.saved_usd, 0.0, 1e9)
 
     @property
     def failed(self) -> bool:

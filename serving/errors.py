@@ -5,7 +5,12 @@ ServiceError
 │   └── InvalidFields       several of its fields, all at once
 ├── Unauthorized        no key, or one that nobody was given
 ├── Forbidden           a key, or a place, from which this may not be asked
-├── NotAllowed          a pool or model that the caller's tier or key may not use
+├── NotAllowed          a model or pool that the caller's tier or key does not open
+├── BudgetExhausted     what the call could cost does not fit into a budget
+├── RateLimited         too many requests or tokens in too short a time
+├── Overloaded          more calls than the service can serve in time
+├── NothingAvailable    every model that could serve failed, or is known to be down
+├── DeadlineExceeded    the call's own time is over
 ├── UnknownKey          no key has this id
 ├── UnknownModel        neither a pool nor a model has this name
 ├── NothingFeasible     the pool's limits rule out every model, and it was asked to fail
@@ -26,18 +31,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from math import ceil
 from typing import Any
 
 __all__ = [
+    "BudgetExhausted",
     "CallerGone",
     "Conflict",
+    "DeadlineExceeded",
     "ExpiredDecision",
     "Forbidden",
     "InvalidFields",
     "InvalidRequest",
     "LimitsNotMet",
     "NotAllowed",
+    "NothingAvailable",
     "NothingFeasible",
+    "Overloaded",
+    "RateLimited",
     "ServiceError",
     "Unauthorized",
     "Unavailable",
@@ -84,12 +95,6 @@ class Forbidden(ServiceError):
     """An operator's matter, asked without the operator's key or by a page of another site."""
 
 
-class NotAllowed(ServiceError):
-    """The caller's tier, or its key's own list, does not have this pool or model."""
-
-    param = "model"
-
-
 class UnknownKey(ServiceError):
     """No key made while the service runs has this id."""
 
@@ -124,6 +129,55 @@ class LimitsNotMet(ServiceError):
         )
         super().__init__(f"no model of pool {pool!r} is expected to keep this request's limits ({listed})")
         self.excess = dict(excess)
+
+
+class NotAllowed(ServiceError):
+    """The caller may not use what it named; the text says what it may."""
+
+    param = "model"
+
+
+class BudgetExhausted(ServiceError):
+    """A hard budget has no room for what this call could cost; `budget` says which, how much is left, until when."""
+
+    def __init__(self, message: str, budget: Mapping[str, Any]) -> None:
+        super().__init__(message)
+        self.budget = dict(budget)
+
+
+class RateLimited(ServiceError):
+    """Too many requests or tokens; `headers` say how many are allowed, and when again."""
+
+    def __init__(self, message: str, retry_after_s: float, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.retry_after, self.headers = str(max(1, ceil(retry_after_s))), dict(headers or {})
+
+
+class Overloaded(ServiceError):
+    """The service sheds this call to keep its promises to others."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after = str(max(1, ceil(retry_after_s)))
+
+
+class NothingAvailable(ServiceError):
+    """No model could serve. `tried`: each attempt as `{model, endpoint, error}`; empty where all were known down."""
+
+    def __init__(
+        self, message: str, tried: Sequence[dict[str, Any]], retry_after_s: float, decision_id: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.tried, self.retry_after = list(tried), str(max(1, ceil(retry_after_s)))
+        self.decision_id = decision_id
+
+
+class DeadlineExceeded(ServiceError):
+    """No answer within the call's deadline, whatever was tried."""
+
+    def __init__(self, deadline_s: float, tried: Sequence[dict[str, Any]], decision_id: str | None = None) -> None:
+        super().__init__(f"no answer within the call's deadline of {deadline_s:g} s")
+        self.tried, self.decision_id = list(tried), decision_id
 
 
 class UnknownDecision(ServiceError):
@@ -171,11 +225,14 @@ class UpstreamError(ServiceError):
 
 
 class UpstreamRefused(UpstreamError):
-    """The endpoint says that the request itself is wrong; `body` is its own error object."""
+    """The endpoint says that the request itself is wrong; `body` is its own error object.
 
-    def __init__(self, model: str, http_status: int, body: dict[str, Any]) -> None:
+    `reason`: `context_window` or `content_policy`, where another model may well take what this one refused.
+    """
+
+    def __init__(self, model: str, http_status: int, body: dict[str, Any], reason: str | None = None) -> None:
         super().__init__(model, str(body.get("message", "request refused")), http_status, "upstream_refused")
-        self.body = body
+        self.body, self.reason = body, reason
 
 
 class UpstreamTimeout(UpstreamError):

@@ -94,20 +94,25 @@ class FeedbackDesk:
         # Accepted but not yet durable: a duplicate must wait for the same write, and must find what it repeats.
         self._unsettled: dict[str, tuple[Record, asyncio.Future[None]]] = {}
 
-    async def accept(self, item: RewardItem, now: float) -> Accepted:
-        """Record one item; durable on return. Raises UnknownDecision, ExpiredDecision, Conflict."""
-        status, durable = self._take(item, now)
+    async def accept(self, item: RewardItem, now: float, tenant: str | None = None) -> Accepted:
+        """Record one item; durable on return. Raises UnknownDecision, ExpiredDecision, Conflict.
+
+        `tenant`: whose decisions may be spoken of; those of others are unknown to it. None: everybody's.
+        """
+        status, durable = self._take(item, now, tenant)
         if durable is not None:
             await asyncio.shield(durable)  # others may wait for it, too: a caller who goes away must not cancel it
         return status
 
-    async def accept_batch(self, items: Sequence[RewardItem], now: float) -> list[Accepted | ServiceError]:
+    async def accept_batch(
+        self, items: Sequence[RewardItem], now: float, tenant: str | None = None
+    ) -> list[Accepted | ServiceError]:
         """Record many, each on its own; all durable on return. The result says of each what became of it."""
         results: list[Accepted | ServiceError] = []
         waiting: list[asyncio.Future[None]] = []
         for item in items:
             try:
-                status, durable = self._take(item, now)
+                status, durable = self._take(item, now, tenant)
             except ServiceError as error:
                 results.append(error)
                 continue
@@ -118,9 +123,9 @@ class FeedbackDesk:
             await asyncio.shield(asyncio.gather(*waiting))
         return results
 
-    async def accept_outcome(self, item: OutcomeItem, now: float) -> Accepted:
+    async def accept_outcome(self, item: OutcomeItem, now: float, tenant: str | None = None) -> Accepted:
         """Record the outcome of a call the caller made; durable on return. Raises as `accept` does."""
-        record, durable = self._find(item.decision_id, now)
+        record, durable = self._find(item.decision_id, now, tenant)
         if record.in_flight:
             raise Conflict("the service makes this call itself and will record its outcome", None)
         outcome = self._outcome(record, item, now)
@@ -144,11 +149,11 @@ class FeedbackDesk:
         long ago, or is past its horizon. Feedback that comes later replaces it. Raises as the learner does.
         """
         try:
-            record, _ = self._find(decision_id, now)
+            record, _ = self._find(decision_id, now, None)
         except (UnknownDecision, ExpiredDecision):
             return None
         decision, outcome = record.decision, record.outcome
-        if decision.pool != pool or decision.mode != "bandit" or record.feedback is not None:
+        if decision.pool != pool or decision.mode in ("pinned", "cached", "shadow") or record.feedback is not None:
             return None
         if outcome is None or outcome.status != "ok" or outcome.ts > now - wait_s:
             return None
@@ -176,8 +181,8 @@ class FeedbackDesk:
             error=item.error,
         )
 
-    def _take(self, item: RewardItem, now: float) -> tuple[Accepted, asyncio.Future[None] | None]:
-        record, pending = self._find(item.decision_id, now)
+    def _take(self, item: RewardItem, now: float, tenant: str | None) -> tuple[Accepted, asyncio.Future[None] | None]:
+        record, pending = self._find(item.decision_id, now, tenant)
         known = record.feedback
         posted = _posted(known)
         merged, status = _merged(posted, item)
@@ -212,18 +217,19 @@ class FeedbackDesk:
         self._unsettled[decision_id] = entry
         durable.add_done_callback(settle)
 
-    def _find(self, decision_id: str, now: float) -> tuple[Record, asyncio.Future[None] | None]:
+    def _find(
+        self, decision_id: str, now: float, tenant: str | None
+    ) -> tuple[Record, asyncio.Future[None] | None]:
         made_at = made_at_s(decision_id)
         if made_at is None:
             raise UnknownDecision(decision_id)
         if now - made_at > self._horizon_s:
             raise ExpiredDecision(decision_id, self._horizon_s)
-        if decision_id in self._unsettled:
-            return self._unsettled[decision_id]
-        record = self._learner.find(decision_id)
-        if record is None:
+        known = self._unsettled.get(decision_id)
+        record = self._learner.find(decision_id) if known is None else known[0]
+        if record is None or tenant not in (None, record.labels.principal.tenant):
             raise UnknownDecision(decision_id)
-        return record, None
+        return (record, None) if known is None else known
 
     def _quality_of(self, record: Record, metrics: Mapping[str, float]) -> float | None:
         weights = self._quality_metrics.get(record.decision.pool)

@@ -26,6 +26,7 @@ from serving.log_export import Excerpt, LogExport
 from serving.matrix import Matrix
 from serving.metrics import Metrics
 from serving.query_strings import moment_of, number_of, parameters_of
+from serving.records import Labels
 from serving.request_headers import read_hints, with_fields
 from serving.routing import Routing
 from serving.settings import ServerSettings
@@ -126,7 +127,7 @@ class Handlers:
         hints = with_fields(read_hints(request.headers), body)
         call = parse_call(kind, body, hints, self._server.max_messages)
         decision = self._routing.decide(call, ts=time.time())
-        _, durable = self._learner.record_decision(decision, principal, hints.tags)
+        _, durable = self._learner.record_decision(decision, Labels(principal, hints.tags))
         await durable
         return _json(
             {

@@ -14,14 +14,19 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from serving.errors import (
+    BudgetExhausted,
     Conflict,
+    DeadlineExceeded,
     ExpiredDecision,
     Forbidden,
     InvalidFields,
     InvalidRequest,
     LimitsNotMet,
     NotAllowed,
+    NothingAvailable,
     NothingFeasible,
+    Overloaded,
+    RateLimited,
     ServiceError,
     Unauthorized,
     Unavailable,
@@ -47,8 +52,13 @@ _STATUSES: tuple[tuple[type[Exception], int, str, str | None], ...] = (
     (InvalidRequest, 400, "invalid_request_error", None),
     (Unauthorized, 401, "authentication_error", "invalid_api_key"),
     (Forbidden, 403, "permission_error", "admin_only"),
-    (NotAllowed, 403, "permission_error", "model_not_allowed"),
     (UnknownKey, 404, "invalid_request_error", "key_not_found"),
+    (NotAllowed, 403, "permission_error", "model_not_allowed"),
+    (BudgetExhausted, 402, "insufficient_quota", "budget_exhausted"),
+    (RateLimited, 429, "rate_limit_error", "rate_limit_exceeded"),
+    (Overloaded, 503, "service_unavailable_error", "overloaded"),
+    (NothingAvailable, 503, "service_unavailable_error", "no_model_available"),
+    (DeadlineExceeded, 504, "timeout_error", "deadline_exceeded"),
     (UnknownModel, 404, "invalid_request_error", "model_not_found"),
     (UnknownDecision, 404, "invalid_request_error", "decision_not_found"),
     (ExpiredDecision, 410, "invalid_request_error", "decision_expired"),
@@ -84,13 +94,8 @@ def described(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
         "param": getattr(error, "param", None),
         "code": code or getattr(error, "code", "error"),
     }
-    if isinstance(error, InvalidFields):
-        body["problems"] = error.problems
-    if isinstance(error, Conflict):
-        body["recorded"] = error.recorded
-    if isinstance(error, LimitsNotMet):
-        body["excess"] = error.excess
-    headers = _decision_header(error) if isinstance(error, UpstreamError) else {}
+    body |= _more(error)
+    headers = _decision_header(error) | dict(getattr(error, "headers", {}))
     if status in (429, 503):
         headers["Retry-After"] = getattr(error, "retry_after", None) or "1"
     if status == 401:
@@ -98,8 +103,23 @@ def described(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
     return status, {"error": body}, headers
 
 
-def _decision_header(error: UpstreamError) -> dict[str, str]:
-    return {} if error.decision_id is None else {"x-pointsman-decision-id": error.decision_id}
+def _more(error: Exception) -> dict[str, Any]:
+    """What the bodies of some errors say beside the four fields."""
+    for kind, field, attribute in (
+        (InvalidFields, "problems", "problems"),
+        (Conflict, "recorded", "recorded"),
+        (LimitsNotMet, "excess", "excess"),
+        (NothingAvailable, "tried", "tried"),
+        (DeadlineExceeded, "tried", "tried"),
+    ):
+        if isinstance(error, kind):
+            return {field: getattr(error, attribute)}
+    return {}
+
+
+def _decision_header(error: Exception) -> dict[str, str]:
+    decision_id = getattr(error, "decision_id", None)
+    return {} if decision_id is None else {"x-pointsman-decision-id": decision_id}
 
 
 def error_middleware(metrics: Metrics, max_body_bytes: int) -> Any:

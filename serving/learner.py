@@ -21,17 +21,21 @@ from bandit.errors import InvalidInput, NoFeasibleArm, SnapshotMismatch
 from bandit.pool import Change, Pool
 from bandit.scorer import reward
 from bandit.snapshot import dumps, loads
+from bandit.steering import UNSTEERED, Steer
 from bandit.types import Decision, Feedback, Outcome, Prompt, RequestLimits
-from serving.admission import Principal
 from serving.errors import InvalidRequest, LimitsNotMet, NothingFeasible, Unavailable
+from serving.folds import ChangeRow, Fold
 from serving.imputation import is_imputed, learn_feedback
 from serving.metrics import Metrics
 from serving.records import (
     DecisionIds,
+    Labels,
     Record,
+    change_event,
     decision_event,
     feedback_event,
     filter_event,
+    labels_from,
     outcome_event,
     record_from,
 )
@@ -43,6 +47,7 @@ __all__ = ["Learner"]
 
 _log = logging.getLogger("pointsman.learner")
 _REPLAY_BATCH = 5_000
+_TEACHING = ("bandit", "weighted", "sticky", "canary", "shadow")  # the other modes' calls teach nothing
 
 
 class Learner:
@@ -58,6 +63,7 @@ class Learner:
         cache_decisions: int,
         snapshot_every_events: int,
         roster: Roster | None = None,
+        folds: Sequence[Fold] = (),
     ) -> None:
         self.pools = dict(pools)
         self.roster = roster or Roster((), {name: pool.names for name, pool in pools.items()}, {})
@@ -65,6 +71,7 @@ class Learner:
         self._generators = dict(generators)
         self._store = store
         self._metrics = metrics
+        self._folds = {part.subject: part for part in folds}
         self._cache_decisions = cache_decisions
         self._snapshot_every = snapshot_every_events
         # By pool: (ts, seq) of the last outcome whose missing feedback has been dealt with (`serving.imputation`).
@@ -92,14 +99,18 @@ class Learner:
         """When that snapshot was taken, in unix seconds; 0 while there is none."""
         return self._snapshot_ts
 
-    def decide(self, pool: str, prompt: Prompt, ts: float, limits: RequestLimits = NO_LIMITS) -> Decision:
+    def decide(
+        self, pool: str, prompt: Prompt, ts: float, limits: RequestLimits = NO_LIMITS, steer: Steer = UNSTEERED
+    ) -> Decision:
         """A decision of a pool at unix time `ts` within the request's own `limits`. Nothing is recorded yet.
+
+        `steer`: what stands above the policy.
 
         Raises InvalidRequest for a vector that does not fit, NothingFeasible, LimitsNotMet.
         """
         chooser, rng = self.pools[pool], self._generators[pool]
         try:
-            return chooser.decide(prompt, rng, decision_id=self.ids.new(ts), ts=ts, limits=limits)
+            return chooser.decide(prompt, rng, decision_id=self.ids.new(ts), ts=ts, limits=limits, steer=steer)
         except InvalidInput as error:
             raise InvalidRequest(f"{error} (x-pointsman-context)", error.field, "invalid_context") from None
         except NoFeasibleArm as error:
@@ -109,16 +120,12 @@ class Learner:
             excess = {name: error.excess[name] for name in feasible}
             raise LimitsNotMet(pool, {n: over if over < inf else None for n, over in excess.items()}) from None
 
-    def record_decision(
-        self, decision: Decision, principal: Principal, tags: Mapping[str, str]
-    ) -> tuple[Record, asyncio.Future[None]]:
+    def record_decision(self, decision: Decision, labels: Labels) -> tuple[Record, asyncio.Future[None]]:
         """Log a decision and count it; the future resolves once it is durable."""
-        durable = self._append(decision_event(decision, principal, tags))
-        record = Record(decision)
+        durable = self._append(decision_event(decision, labels))
+        record = Record(decision, labels=labels)
         self._remember(record)
-        pool = self._learning_pool(decision)
-        if pool is not None:
-            pool.advance(decision)
+        self._apply_decision(record)
         self._snapshot_if_due()
         return record, durable
 
@@ -137,11 +144,22 @@ class Learner:
     def record_feedback(self, record: Record, feedback: Feedback) -> asyncio.Future[None]:
         """Log feedback and learn it; the future resolves once it is durable."""
         durable = self._append(feedback_event(feedback, self._reward(record, feedback)))
+        proposed = [row for part in self._folds.values() for row in part.feedback(record, feedback)]
         changes, first = self._apply_feedback(record, feedback), feedback.revises is None or is_imputed(record.feedback)
         record.feedback = feedback
         if feedback.quality is not None and first and not is_imputed(feedback):
             self._metrics.graded(record.decision.pool, record.served_by, feedback.quality)
         self._log_changes(self.pools.get(record.decision.pool), changes)
+        self._make(proposed)
+        self._snapshot_if_due()
+        return durable
+
+    def change(self, rows: Sequence[ChangeRow]) -> asyncio.Future[None]:
+        """Log changes of folded state, all or none, and make them; the future resolves once they are durable."""
+        self._check_healthy()
+        durable = self._store.append([change_event(row) for row in rows])
+        for row in rows:
+            self._apply_change(row)
         self._snapshot_if_due()
         return durable
 
@@ -177,6 +195,7 @@ class Learner:
         """Store all learned state as of now."""
         position, ts = self._store.position, time.time()
         state = {"ts": ts, "awaited": self.awaited, "roster": self.roster.state()}
+        state["folds"] = {subject: part.state() for subject, part in self._folds.items()}
         payload = dumps(state | {"pools": {name: pool.state() for name, pool in self.pools.items()}})
         durable = self._store.save_snapshot(payload)
         self._snapshot_at, self._snapshot_ts = position, ts
@@ -213,29 +232,35 @@ class Learner:
                     pool.load(saved[name])
                 except SnapshotMismatch as error:
                     _log.warning("pool %s starts without what it had learned: %s", name, error)
+        for subject, part in self._folds.items():
+            if subject in state.get("folds", {}):
+                part.load(state["folds"][subject])
         self.awaited = {name: (float(at[0]), int(at[1])) for name, at in state.get("awaited", {}).items()}
         self._snapshot_at, self._snapshot_ts = seq, state.get("ts", 0.0)
         return seq
 
     def _replay(self, event: Event) -> None:
         if event.kind == "decision":
-            decision = Decision.from_row(orjson.loads(event.payload))
-            self._remember(Record(decision))
-            pool = self.pools.get(decision.pool)
-            if pool is not None and decision.mode == "bandit":
-                pool.advance(decision)
+            row = orjson.loads(event.payload)
+            record = Record(Decision.from_row(row), labels=labels_from(row))
+            self._remember(record)
+            self._apply_decision(record)
         elif event.kind == "outcome":
             outcome = Outcome(**orjson.loads(event.payload))
             record = self._recall(event)
             if record is not None:
                 record.outcome = outcome
                 self._apply_outcome(record, outcome, replay=True)
+                for part in self._folds.values():
+                    part.outcome(record, outcome)
         elif event.kind == "feedback":
             row = orjson.loads(event.payload)
             row.pop("reward", None)
             feedback = Feedback(**row)
             record = self._recall(event)
             if record is not None:
+                for part in self._folds.values():
+                    part.feedback(record, feedback)
                 self._apply_feedback(record, feedback, replay=True)
                 record.feedback = feedback
         else:
@@ -244,6 +269,8 @@ class Learner:
     def _replay_of_no_decision(self, event: Event) -> None:
         if event.kind == "benchmark_result":
             self._learn_benchmark(event)
+        elif event.kind == "change":
+            self._apply_change(orjson.loads(event.payload))
         elif event.kind in (ADDED, REMOVED):
             self.roster.apply(event.kind, orjson.loads(event.payload), self.pools)
         elif event.kind == "filter_event":
@@ -261,9 +288,32 @@ class Learner:
                 self._remember(record)
         return record
 
+    def _apply_decision(self, record: Record) -> None:
+        decision = record.decision
+        pool = self._learning_pool(decision)
+        if pool is not None and decision.mode != "shadow" and decision.context.version == pool.features.version:
+            pool.advance(decision)
+        for part in self._folds.values():
+            part.decided(record)
+
+    def _apply_change(self, row: ChangeRow) -> None:
+        part = self._folds.get(row["subject"])
+        if part is not None:
+            part.changed(row)
+
+    def _make(self, rows: Sequence[ChangeRow]) -> None:
+        """Log and make what a part proposed; nobody waits for it."""
+        if rows:
+            self._store.append_nowait([change_event(row) for row in rows])
+            for row in rows:
+                _log.info("changed: %s", change_event(row).payload.decode())
+                self._apply_change(row)
+
     def _apply_outcome(self, record: Record, outcome: Outcome, *, replay: bool = False) -> list[Change]:
         pool = self._learning_pool(record.decision)
-        return [] if pool is None else pool.apply_outcome(record.decision, outcome, replay=replay)
+        if pool is None:
+            return []
+        return pool.apply_outcome(record.decision, outcome, replay=replay, booked=record.decision.mode != "shadow")
 
     def _apply_feedback(self, record: Record, feedback: Feedback, *, replay: bool = False) -> list[Change]:
         pool = self._learning_pool(record.decision)
@@ -285,10 +335,12 @@ class Learner:
         self._remember(record)  # feedback often follows at once, sooner than the store could tell of the outcome
         self._metrics.attempt(record.decision.pool, record.decision.mode, outcome)
         self._log_changes(self.pools.get(record.decision.pool), self._apply_outcome(record, outcome))
+        for part in self._folds.values():
+            self._make(part.outcome(record, outcome))
         self._snapshot_if_due()
 
     def _learning_pool(self, decision: Decision) -> Pool | None:
-        return self.pools.get(decision.pool) if decision.mode == "bandit" else None
+        return self.pools.get(decision.pool) if decision.mode in _TEACHING else None
 
     def _reward(self, record: Record, feedback: Feedback) -> float | None:
         pool = self.pools.get(record.decision.pool)

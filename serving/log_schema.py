@@ -7,7 +7,7 @@ from __future__ import annotations
 
 __all__ = ["MIGRATIONS", "SCHEMA_VERSION", "TABLES"]
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _OF_A_DECISION = {"seq": "BIGINT", "decision_id": "VARCHAR", "ts": "DOUBLE"}
 _OF_NO_DECISION = {"seq": "BIGINT", "ts": "DOUBLE"}
 TABLES: dict[str, tuple[str, dict[str, str]]] = {  # kind of event: its table, its columns
@@ -38,6 +38,10 @@ TABLES: dict[str, tuple[str, dict[str, str]]] = {  # kind of event: its table, i
             "team": "VARCHAR",
             "tier": "VARCHAR",
             "tags": "MAP(VARCHAR, VARCHAR)",
+            "key_id": "VARCHAR",
+            "session": "VARCHAR",
+            "experiment": "VARCHAR",
+            "origin": "VARCHAR",
         },
     ),
     "outcome": (
@@ -56,6 +60,9 @@ TABLES: dict[str, tuple[str, dict[str, str]]] = {  # kind of event: its table, i
             "cost_usd": "DOUBLE",
             "stream": "BOOLEAN",
             "tokens_estimated": "BOOLEAN",
+            "endpoint": "VARCHAR",
+            "cached_tokens": "BIGINT",
+            "saved_usd": "DOUBLE",
         },
     ),
     "feedback": (
@@ -102,6 +109,20 @@ TABLES: dict[str, tuple[str, dict[str, str]]] = {  # kind of event: its table, i
             "error": "VARCHAR",
         },
     ),
+    "change": (
+        "changes",
+        _OF_NO_DECISION
+        | {
+            "subject": "VARCHAR",
+            "what": "VARCHAR",
+            "pool": "VARCHAR",
+            "model": "VARCHAR",
+            "before": "VARCHAR",
+            "after": "VARCHAR",
+            "reason": "VARCHAR",
+            "by": "VARCHAR",
+        },
+    ),
 }
 TABLES |= dict.fromkeys(("model_added", "model_removed"), TABLES["filter_event"])
 MIGRATIONS = {  # from a version to the next; what an earlier program never did is 0
@@ -109,4 +130,13 @@ MIGRATIONS = {  # from a version to the next; what an earlier program never did 
     2: "ALTER TABLE log.benchmark_results ADD COLUMN run VARCHAR;"
     " ALTER TABLE log.benchmark_results ADD COLUMN input_tokens BIGINT;"
     " ALTER TABLE log.benchmark_results ADD COLUMN output_tokens BIGINT",
+    3: "ALTER TABLE log.decisions ADD COLUMN key_id VARCHAR;"
+    " ALTER TABLE log.decisions ADD COLUMN session VARCHAR;"
+    " ALTER TABLE log.decisions ADD COLUMN experiment VARCHAR;"
+    " ALTER TABLE log.decisions ADD COLUMN origin VARCHAR;"
+    " ALTER TABLE log.outcomes ADD COLUMN endpoint VARCHAR;"
+    " ALTER TABLE log.outcomes ADD COLUMN cached_tokens BIGINT;"
+    " ALTER TABLE log.outcomes ADD COLUMN saved_usd DOUBLE;"
+    " CREATE TABLE log.changes (seq BIGINT, ts DOUBLE, subject VARCHAR, what VARCHAR, pool VARCHAR, model VARCHAR,"
+    " before VARCHAR, after VARCHAR, reason VARCHAR, by VARCHAR)",
 }

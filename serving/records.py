@@ -9,7 +9,7 @@ import re
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from typing import Any, Literal
 
@@ -22,12 +22,16 @@ from serving.store import Event
 
 __all__ = [
     "BenchmarkResult",
+    "Caller",
     "DecisionIds",
+    "Labels",
     "Record",
     "benchmark_event",
+    "change_event",
     "decision_event",
     "feedback_event",
     "filter_event",
+    "labels_from",
     "made_at_s",
     "model_event",
     "outcome_event",
@@ -37,6 +41,40 @@ __all__ = [
 _PREFIX = "pm-"
 _BENCHMARK_PREFIX = "bench-"
 _ID = re.compile(r"pm-([0-9a-f]{12})[0-9a-f]{20}")
+
+
+@dataclass(slots=True)
+class Caller:
+    """Who makes a call, and what goes with it beside the body.
+
+    `session`: its hash, `deadline`: on the event loop's clock, in seconds. `headers`: what any part wants to tell the
+    caller, on answers and on errors.
+    """
+
+    principal: Principal
+    tags: Mapping[str, str] = field(default_factory=dict)
+    session: str | None = None
+    priority: int = 0
+    deadline: float | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What is logged beside a decision.
+
+    `experiment`: "name/variant". `origin`: of a cached answer the decision it was made for, of a shadow the one it
+    accompanies.
+    """
+
+    principal: Principal = field(default_factory=Principal)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    session: str | None = None
+    experiment: str | None = None
+    origin: str | None = None
+
+
+NO_LABELS = Labels()
 
 
 @dataclass(slots=True, weakref_slot=True)
@@ -50,6 +88,7 @@ class Record:
     outcome: Outcome | None = None
     feedback: Feedback | None = None
     in_flight: bool = False
+    labels: Labels = NO_LABELS
 
     @property
     def served_by(self) -> str:
@@ -109,12 +148,30 @@ def made_at_s(decision_id: str) -> float | None:
     return None if found is None else int(found[1], 16) / 1000
 
 
-def decision_event(decision: Decision, principal: Principal, tags: Mapping[str, str]) -> Event:
+def decision_event(decision: Decision, labels: Labels) -> Event:
     """The event of a decision."""
-    row = decision.to_row()
-    row["user"], row["team"], row["tier"], row["tags"] = principal.user, principal.team, principal.tier, tags
+    row, principal = decision.to_row(), labels.principal
+    row["user"], row["team"], row["tier"], row["key_id"] = (
+        principal.user,
+        principal.team,
+        principal.tier,
+        principal.key_id,
+    )
+    row["tags"], row["session"] = labels.tags, labels.session
+    row["experiment"], row["origin"] = labels.experiment, labels.origin
     payload = orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY)
     return Event("decision", decision.decision_id, decision.ts, payload)
+
+
+def labels_from(row: Mapping[str, Any]) -> Labels:
+    """The labels in a decision's row; rows of earlier versions have fewer."""
+    principal = Principal(row.get("user"), row.get("team"), row.get("tier"), row.get("key_id"))
+    return Labels(principal, row.get("tags") or {}, row.get("session"), row.get("experiment"), row.get("origin"))
+
+
+def change_event(row: Mapping[str, Any]) -> Event:
+    """The event of a change (`serving.folds`)."""
+    return Event("change", "", row["ts"], orjson.dumps(dict(row)))
 
 
 def outcome_event(outcome: Outcome) -> Event:
@@ -168,7 +225,7 @@ def record_from(events: Sequence[Event]) -> Record | None:
     for event in events:
         row = orjson.loads(event.payload)
         if event.kind == "decision":
-            record = Record(Decision.from_row(row))
+            record = Record(Decision.from_row(row), labels=labels_from(row))
         elif record is not None and event.kind == "outcome":
             record.outcome = Outcome(**row)
         elif record is not None and event.kind == "feedback":

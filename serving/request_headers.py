@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Any
 
@@ -24,6 +24,9 @@ NO_LIMITS = RequestLimits()
 _LIMITS = ("max_cost_usd", "max_latency_s")
 _HEADERS = {"x-pointsman-max-cost-usd": "max_cost_usd", "x-pointsman-max-latency-s": "max_latency_s"}
 _CONTEXT = "x-pointsman-context"
+_SESSION, _TIMEOUT = "x-pointsman-session", "x-pointsman-timeout-s"
+_MAX_SESSION = 256
+_LONGEST_S = 3600.0
 _MAX_LABEL = 64
 _MAX_TAGS = 10
 _MAX_VECTOR = 64
@@ -33,12 +36,15 @@ _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)  # fl
 
 @dataclass(frozen=True, slots=True)
 class Hints:
-    """What a caller said: a task label, tags for the log, features of its own, and what the call may cost and take."""
+    """What a caller said: a task label, tags, features of its own, what the call may cost and take, its session."""
 
     category: str | None = None
     tags: dict[str, str] = field(default_factory=dict)
     vector: tuple[float, ...] | None = None
     limits: RequestLimits = NO_LIMITS
+    session: str | None = None
+    timeout_s: float | None = None
+    cache_control: str | None = None
 
 
 def read_hints(headers: Mapping[str, str]) -> Hints:
@@ -49,6 +55,9 @@ def read_hints(headers: Mapping[str, str]) -> Hints:
         tags=_tags(headers.get("x-pointsman-tags")),
         vector=_header_vector(headers[_CONTEXT]) if _CONTEXT in headers else None,
         limits=_limits(given, {limit: name for name, limit in _HEADERS.items()}) if given else NO_LIMITS,
+        session=_session(headers[_SESSION]) if _SESSION in headers else None,
+        timeout_s=_seconds(headers[_TIMEOUT]) if _TIMEOUT in headers else None,
+        cache_control=headers.get("Cache-Control"),
     )
 
 
@@ -71,7 +80,8 @@ def with_fields(hints: Hints, body: Mapping[str, Any]) -> Hints:
     if not given and vector is hints.vector:
         return hints
     known = {name: getattr(hints.limits, name) for name in _LIMITS}
-    return Hints(hints.category, hints.tags, vector, _limits(known | given, {name: name for name in _LIMITS}))
+    limits = _limits(known | given, {name: name for name in _LIMITS})
+    return replace(hints, vector=vector, limits=limits)
 
 
 def _limits(values: Mapping[str, float | None], params: Mapping[str, str]) -> RequestLimits:
@@ -111,6 +121,19 @@ def _vector(values: Any, param: str, code: str) -> tuple[float, ...]:
     if not plain or not 1 <= len(values) <= _MAX_VECTOR or not all(map(isfinite, values)):
         raise InvalidRequest(f"{param} must be 1 to {_MAX_VECTOR} finite numbers", param, code)
     return tuple(map(float, values))
+
+
+def _session(value: str) -> str:
+    if not value or len(value) > _MAX_SESSION or not value.isprintable():
+        raise InvalidRequest(f"must be 1 to {_MAX_SESSION} printable characters", _SESSION, "invalid_header")
+    return value
+
+
+def _seconds(value: str) -> float:
+    sound = len(value) <= _MAX_NUMBER and _NUMBER.fullmatch(value.strip())
+    if not sound or not 0.0 < float(value) <= _LONGEST_S:
+        raise InvalidRequest(f"must be a number of seconds above 0, at most {_LONGEST_S:g}", _TIMEOUT, "invalid_header")
+    return float(value)
 
 
 def _category(value: str | None) -> str | None:

@@ -19,7 +19,7 @@ from bandit.types import Context, Decision, Outcome, Status
 from serving.admission import Principal
 from serving.errors import CallerGone, InvalidRequest, UnknownModel, UpstreamError, UpstreamTimeout
 from serving.learner import Learner
-from serving.records import Record
+from serving.records import Labels, Record
 from serving.upstream import Endpoint, Upstreams
 from serving.wire import Call, EventReader, StreamRewriter, Usage, answer_body, upstream_body, usage_of
 
@@ -78,7 +78,7 @@ class Routing:
         decision = self.decide(call, ts=time.time())
         endpoint = self._upstreams[decision.chosen]
         body = upstream_body(call, endpoint.upstream_model)
-        record, durable = self._learner.record_decision(decision, principal, tags)
+        record, durable = self._learner.record_decision(decision, Labels(principal, tags))
         attempt = _Attempt(self._learner, record, durable, endpoint, stream=False)
         async with attempt:
             answer = await endpoint.send(call.kind, body)
@@ -98,7 +98,7 @@ class Routing:
         decision = self.decide(call, ts=time.time())
         endpoint = self._upstreams[decision.chosen]
         body = upstream_body(call, endpoint.upstream_model)
-        record, durable = self._learner.record_decision(decision, principal, tags)
+        record, durable = self._learner.record_decision(decision, Labels(principal, tags))
         attempt = _Attempt(self._learner, record, durable, endpoint, stream=True)
         async with attempt, endpoint.stream(call.kind, body) as chunks:
             await durable

@@ -18,13 +18,13 @@ from bandit.scorer import reward
 from bandit.types import Decision, Feedback, Outcome
 from serving.admission import Principal
 from serving.analytics import AnalyticalLog
-from serving.records import decision_event, feedback_event, filter_event, outcome_event
+from serving.records import Labels, decision_event, feedback_event, filter_event, outcome_event
 from serving.store import Event, Store
 
 __all__ = ["SimulatedLog"]
 
 _BATCH_EVENTS = 20_000
-_NOBODY = Principal(user="simulation")
+_LABELS = Labels(Principal(user="simulation"))
 
 
 class SimulatedLog:
@@ -45,7 +45,7 @@ class SimulatedLog:
 
     def decided(self, decision: Decision) -> None:
         """A call was routed."""
-        self._add([decision_event(decision, _NOBODY, {})])
+        self._add([decision_event(decision, _LABELS)])
 
     def came_back(self, outcome: Outcome) -> None:
         """The model answered."""

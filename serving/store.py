@@ -13,7 +13,9 @@ from typing import Literal, Protocol
 
 __all__ = ["Event", "Kind", "Store", "StoreClosed", "StoreError", "StoreFailed", "StoreFull", "StoreUnusable"]
 
-Kind = Literal["decision", "outcome", "feedback", "filter_event", "benchmark_result", "model_added", "model_removed"]
+Kind = Literal[
+    "decision", "outcome", "feedback", "filter_event", "benchmark_result", "model_added", "model_removed", "change"
+]
 
 
 @dataclass(frozen=True, slots=True)

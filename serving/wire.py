@@ -31,14 +31,19 @@ __all__ = [
     "usage_of",
 ]
 
-Kind = Literal["chat/completions", "completions", "embeddings"]
+Kind = Literal["chat/completions", "completions", "embeddings", "infer"]
 MAX_NAME = 256
+_FRAME_TOKENS = 8  # that a chat template puts around a message
 _CHARACTERS_PER_TOKEN = 4  # the common rule of thumb for English; only until the upstream's own count comes
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One inference request: what it asks for, and what the features may see of it."""
+    """One inference request: what it asks for, and what the features may see of it.
+
+    `session` is the caller's own name for it. `in_tool_loop`: the last message is a tool's result. `worst_input_tokens`
+    bounds the input's tokens, `max_output_tokens` the output's of all choices (None: the caller set no bound).
+    """
 
     kind: Kind
     model: str
@@ -47,6 +52,12 @@ class Call:
     wants_usage: bool
     prompt: Prompt
     limits: RequestLimits = NO_LIMITS
+    session: str | None = None
+    in_tool_loop: bool = False
+    worst_input_tokens: int = 0
+    max_output_tokens: int | None = None
+    timeout_s: float | None = None
+    cache_control: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +97,38 @@ def parse_call(kind: Kind, body: dict[str, Any], hints: Hints, max_messages: int
             raise InvalidRequest("embeddings cannot be streamed", "stream")
         prompt = _text_prompt(body, "prompt" if kind == "completions" else "input", hints, max_messages)
     wants_usage = bool(options and options.get("include_usage"))
-    return Call(kind, model_name(body), body, stream, wants_usage, prompt, hints.limits)
+    return Call(
+        kind,
+        model_name(body),
+        body,
+        stream,
+        wants_usage,
+        prompt,
+        hints.limits,
+        session=hints.session,
+        in_tool_loop=kind == "chat/completions" and body["messages"][-1]["role"] in ("tool", "function"),
+        worst_input_tokens=_worst_input_tokens(kind, body),
+        max_output_tokens=_max_output_tokens(body),
+        timeout_s=hints.timeout_s,
+        cache_control=hints.cache_control,
+    )
+
+
+def _worst_input_tokens(kind: Kind, body: Mapping[str, Any]) -> int:
+    """An upper bound of the input's tokens: no tokenizer makes more of them than bytes, but for a message's frame."""
+    content = body.get({"chat/completions": "messages", "completions": "prompt"}.get(kind, "input"))
+    messages = len(content) if isinstance(content, list) else 1
+    try:
+        tokens = len(orjson.dumps(content)) + _FRAME_TOKENS * messages
+        return tokens + (len(orjson.dumps(body["tools"])) if body.get("tools") else 0)
+    except orjson.JSONEncodeError:  # refused by `upstream_body`
+        return 0
+
+
+def _max_output_tokens(body: Mapping[str, Any]) -> int | None:
+    given = body.get("max_completion_tokens", body.get("max_tokens"))
+    tokens, choices = _count(given), _count(body.get("n"))
+    return None if tokens is None else tokens * max(1, choices or 1)
 
 
 def model_name(body: Mapping[str, Any]) -> str:

@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from bandit import Outcome, Prompt
-from serving.admission import Principal
 from serving.errors import Conflict, ExpiredDecision, InvalidFields, UnknownDecision
 from serving.feedback import FeedbackDesk, OutcomeItem, RewardItem, parse_outcome, parse_rewards
+from serving.records import Labels
 from serving.store import StoreFailed
 
 HORIZON_S = 60.0
@@ -30,7 +30,7 @@ def desk(learner):
 async def record(learner, held_store):
     """A durable decision made at NOW."""
     decision = learner.decide("auto", Prompt(text="which?"), NOW)
-    record, _ = learner.record_decision(decision, Principal(), {})
+    record, _ = learner.record_decision(decision, Labels())
     return record
 
 

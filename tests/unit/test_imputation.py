@@ -9,11 +9,10 @@ import pytest
 
 from bandit import Outcome, Prompt
 from bandit.posterior import QUALITY
-from serving.admission import Principal
 from serving.errors import InvalidFields
 from serving.feedback import FeedbackDesk, RewardItem, parse_rewards
 from serving.imputation import MissingFeedback, is_imputed
-from serving.records import Record, record_from
+from serving.records import Labels, Record, record_from
 
 HORIZON_S, WAIT_S, NOW = 1_000.0, 10.0, 5_000.0
 
@@ -33,7 +32,7 @@ class Service:
 
     def call(self, ts=NOW, status="ok", **more):
         decision = self.learner.decide("auto", Prompt(text="which?"), ts)
-        record, _ = self.learner.record_decision(decision, Principal(), {})
+        record, _ = self.learner.record_decision(decision, Labels())
         if status is not None:
             self.learner.note_outcome(record, Outcome(decision.decision_id, ts, decision.chosen, status, 0.5, **more))
         self.store.commit()

@@ -11,18 +11,15 @@ import pytest
 from bandit import Feedback, Outcome, Prompt
 from bandit.posterior import LATENCY, QUALITY
 from bandit.types import RequestLimits
-from serving.admission import Principal
 from serving.errors import InvalidRequest, LimitsNotMet, NothingFeasible, Unavailable
-from serving.records import model_event
+from serving.records import Labels, model_event
 from serving.roster import ADDED, REMOVED
 from serving.store import StoreFailed, StoreFull
-
-ANYONE = Principal()
 
 
 def decide(learner, ts=1000.0):
     """(record, the decision's durability)."""
-    return learner.record_decision(learner.decide("auto", Prompt(text="which?"), ts), ANYONE, {})
+    return learner.record_decision(learner.decide("auto", Prompt(text="which?"), ts), Labels())
 
 
 def outcome(record, status="ok", model=None, **more):

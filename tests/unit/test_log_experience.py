@@ -10,10 +10,10 @@ import pytest
 from bandit import Feedback, Outcome, Prompt
 from bandit.errors import InvalidInput
 from bandit.features import Features
-from serving.admission import Principal
 from serving.analytics import AnalyticalLog
 from serving.imputation import IMPUTED
 from serving.log_experience import read_log
+from serving.records import Labels
 from serving.store import Event
 
 
@@ -28,7 +28,7 @@ def call(learner, held_store):
 
     def call(*outcomes, quality=None, metrics=None, http_status=None):
         decision = learner.decide("auto", Prompt("which?", category="math"), 1000.0)
-        record, _ = learner.record_decision(decision, Principal(), {})
+        record, _ = learner.record_decision(decision, Labels())
         for attempt, (model, status) in enumerate(outcomes):
             known = {"latency_s": 0.5, "output_tokens": 10, "input_tokens": 10, "cost_usd": 0.001}
             more = {"attempt": attempt, "http_status": http_status} | (known if status == "ok" else {"latency_s": None})

@@ -135,6 +135,14 @@ async def test_pinned_calls_are_left_out_with_their_feedback(called, cells):
     assert (await cells())["a", "*"].calls == 1
 
 
+async def test_only_calls_that_asked_a_model_of_the_pools_accord_count(called, cells):
+    """An answer from the cache is nobody's; a session's and an experiment's calls are, and so is a shadow."""
+    for mode in ("weighted", "canary", "sticky", "shadow", "cached"):
+        called(("a", "ok", 1.0, 0.1), feedback=[(1.0, {})], mode=mode)
+    cell = (await cells())["a", "*"]
+    assert (cell.calls, cell.quality_sum, cell.quality_count) == (4, 4.0, 4)
+
+
 async def test_quality_is_the_feedback_in_force_of_the_model_that_answered(called, cells):
     """Not what was assumed, not what metrics said alone, not of a call that failed; a revision replaces."""
     called(("a", "ok", 1.0, 0.1), feedback=[(0.25, {}), (0.75, {"x": 1.0})])

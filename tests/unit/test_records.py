@@ -17,6 +17,7 @@ from bandit.pool import DriftReset
 from serving.admission import Principal
 from serving.records import (
     DecisionIds,
+    Labels,
     Record,
     decision_event,
     feedback_event,
@@ -37,7 +38,7 @@ def decision():
 
 
 def events_of(decision, *others):
-    return [decision_event(decision, ADA, {"run": "7"}), *others]
+    return [decision_event(decision, Labels(ADA, {"run": "7"})), *others]
 
 
 @given(st.floats(0, 2.8e11))
@@ -93,7 +94,7 @@ def test_a_decision_comes_back_from_its_event(decision):
     assert [row[name] for name in ("user", "team", "tier", "tags")] == ["ada", "search", "paid", {"run": "7"}]
     again = Decision.from_row(row)
     assert again.context.x.dtype == np.float32
-    assert decision_event(again, ADA, {"run": "7"}).payload == event.payload
+    assert decision_event(again, Labels(ADA, {"run": "7"})).payload == event.payload
 
 
 def test_a_record_is_made_of_a_decisions_events_in_order(decision):

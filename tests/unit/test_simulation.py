@@ -22,8 +22,7 @@ from bandit import (
 )
 from bandit.errors import InvalidInput
 from evaluation.simulation import Workload, simulate
-from serving.admission import Principal
-from serving.records import decision_event, feedback_event, filter_event, outcome_event
+from serving.records import Labels, decision_event, feedback_event, filter_event, outcome_event
 
 NAN = float("nan")
 
@@ -54,7 +53,7 @@ class Recorder:
         self.store, self.pool = store, pool
 
     def decided(self, decision):
-        self.store.append_nowait([decision_event(decision, Principal(), {})])
+        self.store.append_nowait([decision_event(decision, Labels())])
 
     def came_back(self, outcome):
         self.store.append_nowait([outcome_event(outcome)])
@@ -203,7 +202,7 @@ async def test_a_service_that_meets_the_same_calls_decides_and_learns_the_same(m
         decision = learner.decide("auto", calls.contexts[prompt], float(i))
         row = row_of[decision.chosen]
         chosen.append(row)
-        record, _ = learner.record_decision(decision, Principal(), {})
+        record, _ = learner.record_decision(decision, Labels())
         learner.note_outcome(record, outcome_of(calls, decision, row, i))
         if not np.isnan(calls.quality[row, i]):
             learner.record_feedback(record, graded(decision, calls.quality[row, i]))
