@@ -6,10 +6,10 @@ import asyncio
 
 import numpy as np
 import pytest
+from steered_pools import Steered
 
 from bandit.posterior import QUALITY
 from serving.errors import NotAllowed, NothingAvailable, UnknownModel
-from steered_pools import Steered
 
 
 @pytest.fixture
@@ -254,7 +254,7 @@ async def test_a_setting_that_the_configuration_changed_since_wins_over_an_older
 
 
 async def test_the_draw_follows_the_probabilities(steered):
-    """n = 4,000 draws of p = 0.7: the standard deviation is 0.0072, and 5 of those 0.036."""
+    """N = 4,000 draws of p = 0.7: the standard deviation is 0.0072, and 5 of those 0.036."""
     service = steered(weights={"a": 70, "b": 30}, learning="bypass")
     drawn = np.mean([service.decide()[0].chosen == "a" for _ in range(4_000)])
     assert drawn == pytest.approx(0.7, abs=0.036)
