@@ -65,6 +65,10 @@ class LoggedTrace:
             first_seq=graded,
             last_seq=graded,
             first_quality=trace.quality,
+            last_quality=trace.quality,
+            graded=chosen,
+            drawn=known,
+            beside=~known,
         )
         return cls(workload.models, rounds.contexts.shape[1], n - first, categories, (), rounds)
 

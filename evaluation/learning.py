@@ -43,8 +43,9 @@ class _Row:
     """A decision the candidate would have made, and what the log says came of the one that was made."""
 
     decision: Decision
-    outcome: Outcome | None
-    spent_usd: tuple[float, float | None]
+    outcomes: list[Outcome]
+    spent_usd: tuple[float, float | None] | None
+    graded: str
     first: float
     last: float
 
@@ -57,6 +58,10 @@ class Learning:
     explore otherwise learns otherwise, and differs most while little is known. Its budget cannot be driven by what the
     log's choices cost: it books what its own were expected to cost and pays a doubly robust estimate, expectation +
     min(w, 10)·(realised − expected of the model drawn). Limits are tested on the log's calls of each model.
+
+    Each attempt teaches the model it was made to, and feedback the model that answered, as in the service. Calls that
+    nobody drew (a session's, an experiment's, shadows) are never judged, but teach what they taught the service; a
+    shadow is neither in the pool's clock nor in its budget.
     """
 
     learns = True
@@ -98,8 +103,9 @@ class Learning:
             decision = follower.decide(chunk, i)
             p = decision.probabilities
             probabilities[i, columns] = p / p.sum()
-            self._flagged += decision.infeasible
-            follower.learn(chunk, i, decision, float(drawn_with[i]), float(cost_usd[i]))
+            self._flagged += decision.infeasible and bool(chunk.drawn[i])
+            # Where nothing was drawn the pool is taken along: it books what the log's call cost.
+            follower.learn(chunk, i, decision, float(drawn_with[i]) if chunk.drawn[i] else None, float(cost_usd[i]))
         return probabilities
 
     def state(self) -> dict[str, Any]:
@@ -147,24 +153,29 @@ class _Follower:
         expected = known_cost(decision.predicted_cost_usd.astype(np.float64))
         at = pool.names.index(name) if name in pool.names else None
         booked = float(p @ expected) if drawn_with is not None or at is None else float(expected[at])
-        pool.advance(decision, expected_usd=booked)
+        beside = bool(chunk.beside[i])
+        if not beside:
+            pool.advance(decision, expected_usd=booked)
         spent: float | None = None
         if not np.isnan(cost_usd):
             weight = 0.0 if at is None else 1.0
             if drawn_with is not None and at is not None:
                 weight = min(float(p[at]) / drawn_with, _MOST_WEIGHT)
             spent = max(0.0, booked + weight * (cost_usd - (0.0 if at is None else float(expected[at]))))
+        graded = int(chunk.graded[i])
         row = _Row(
             replace(decision, chosen=name),
-            _outcome(chunk, i, cost_usd),
-            (booked, spent),
+            [],
+            None if beside else (booked, spent),
+            chunk.arms[graded],
             float(chunk.first_quality[i]),
-            float(chunk.quality[i]),
+            float(chunk.last_quality[i]),
         )
+        for seq, outcome in _outcomes(chunk, i, cost_usd):
+            row.outcomes.append(outcome)
+            self._push(seq, _OUTCOME, row)
         first, last = int(chunk.first_seq[i]), int(chunk.last_seq[i])
-        if chunk.outcome_seq[i] >= 0:
-            self._push(int(chunk.outcome_seq[i]), _OUTCOME, row)
-        if first >= 0 and not chunk.failed[i]:  # else nothing was there to be graded
+        if first >= 0 and graded >= 0:  # else nothing was there to be graded
             self._push(first, _FEEDBACK, row)
             if last > first:
                 self._push(last, _REVISION, row)
@@ -194,19 +205,41 @@ class _Follower:
             if following >= seq:
                 return
             _, _, kind, row = heapq.heappop(self._outstanding)
-            if kind == _OUTCOME and row.outcome is not None:
-                self.pool.apply_outcome(row.decision, row.outcome, spent_usd=row.spent_usd)
+            if kind == _OUTCOME:
+                spent, row.spent_usd = row.spent_usd, None  # once, for all of its attempts
+                self.pool.apply_outcome(row.decision, row.outcomes.pop(0), spent_usd=spent, booked=spent is not None)
             elif kind == _FEEDBACK:
-                self.pool.apply_feedback(row.decision, Feedback("", 0.0, row.first))
+                self.pool.apply_feedback(row.decision, Feedback("", 0.0, row.first), model=row.graded)
             elif kind == _REVISION and row.last != row.first:
-                self.pool.apply_feedback(row.decision, Feedback("", 0.0, row.last, revises=row.first))
+                revision = Feedback("", 0.0, row.last, revises=row.first)
+                self.pool.apply_feedback(row.decision, revision, model=row.graded)
 
 
-def _outcome(chunk: LoggedRounds, i: int, cost_usd: float) -> Outcome | None:
-    """What came of round i, for learning; None where nothing is known or its caller gave up."""
-    if not (chunk.answered[i] or chunk.failed[i]):
-        return None
-    return Outcome(
+def _outcomes(chunk: LoggedRounds, i: int, cost_usd: float) -> list[tuple[int, Outcome]]:
+    """What came of round i at its places in the log, for learning; nothing where nothing is known."""
+    several = chunk.attempts.get(int(chunk.row[i]))
+    if several is not None:  # each teaches its own model, as it did in the service
+        return [
+            (
+                one.seq,
+                Outcome(
+                    decision_id="",
+                    ts=0.0,
+                    model=one.model,
+                    status=one.status,
+                    latency_s=one.latency_s,
+                    input_tokens=one.input_tokens,
+                    output_tokens=one.output_tokens,
+                    cost_usd=one.cost_usd,
+                    attempt=one.attempt,
+                    http_status=one.http_status,
+                ),
+            )
+            for one in several
+        ]
+    if chunk.outcome_seq[i] < 0 or not (chunk.answered[i] or chunk.failed[i]):
+        return []  # its caller gave up, or told nothing
+    outcome = Outcome(
         decision_id="",
         ts=0.0,
         model=chunk.arms[chunk.chosen[i]],
@@ -216,6 +249,7 @@ def _outcome(chunk: LoggedRounds, i: int, cost_usd: float) -> Outcome | None:
         output_tokens=_whole(chunk.tokens_out[i]),
         cost_usd=_known(cost_usd),
     )
+    return [(int(chunk.outcome_seq[i]), outcome)]
 
 
 def _known(value: float) -> float | None:

@@ -5,16 +5,31 @@ Only the form; where a chunk comes from (a log, a simulation) is others' matter,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit.types import BoolArray, FloatArray
+from bandit.types import BoolArray, FloatArray, Status
 
-__all__ = ["LoggedRounds"]
+__all__ = ["Attempt", "LoggedRounds"]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt of a decision that took several, at its place in the log; None where unknown."""
+
+    seq: int
+    attempt: int
+    model: str
+    status: Status
+    http_status: int | None
+    latency_s: float | None
+    input_tokens: int | None
+    output_tokens: int | None
+    cost_usd: float | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,11 +39,15 @@ class LoggedRounds:
     `row` (n,): their numbers, ascending. `selected` (n,): those that are judged; the others are there to learn from.
     `chosen` (n,): index of the model drawn, from `behaviour` (n, K), 0 for a model that was not in the pool then.
     `feasible` (n, K). `predicted_*` (n, K): as logged with the decision, NaN where unknown. `category`, `tier` (n,):
-    codes of groups, -1 for none. What came of it, each (n,), NaN where unknown: `quality` (of the answer; 0 where the
-    model failed), `cost_usd` and `latency_s` (over all attempts), `tokens_in`, `tokens_out`, `logged_reward`.
-    `failed` (n,): the model was to blame. `seq`, and `outcome_seq`, `first_seq`, `last_seq` (-1 where there is none):
-    positions in the log of the decision, its outcome, its first and last feedback, whose first quality is
-    `first_quality`.
+    codes of groups, -1 for none. What came of asking the model chosen, each (n,), NaN where unknown: `quality` (of its
+    answer; 0 where it failed, whoever answered then), `cost_usd` and `latency_s` (over its own attempts, retries
+    included), `tokens_in`, `tokens_out`, `logged_reward`. `failed` (n,): the model was to blame. `seq`, and
+    `outcome_seq`, `first_seq`, `last_seq` (-1 where there is none): positions in the log of the decision, its outcome,
+    its first and last feedback, which said `first_quality` and `last_quality`.
+
+    For who learns: `graded` (n,): the model whose answer feedback speaks of, -1 for none of these; `drawn` (n,): false
+    where nobody could have chosen otherwise; `beside` (n,): a shadow of another decision. `attempts`: by row, those of
+    decisions that took several.
     """
 
     arms: tuple[str, ...]
@@ -57,6 +76,11 @@ class LoggedRounds:
     first_seq: NDArray[np.int64]
     last_seq: NDArray[np.int64]
     first_quality: FloatArray
+    last_quality: FloatArray
+    graded: NDArray[np.intp]
+    drawn: BoolArray
+    beside: BoolArray
+    attempts: Mapping[int, Sequence[Attempt]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.row)
@@ -65,11 +89,17 @@ class LoggedRounds:
         """Those decisions where `mask` (n,) is true."""
         if mask.all():
             return self
-        kept = {f.name: getattr(self, f.name)[mask] for f in fields(self) if f.name != "arms"}
-        return LoggedRounds(arms=self.arms, **kept)
+        kept = {f.name: getattr(self, f.name)[mask] for f in fields(self) if f.name not in ("arms", "attempts")}
+        return LoggedRounds(arms=self.arms, attempts=self.attempts, **kept)
 
     @classmethod
-    def of(cls, found: Mapping[str, Any], arms: tuple[str, ...], dimension: int) -> LoggedRounds:
+    def of(
+        cls,
+        found: Mapping[str, Any],
+        arms: tuple[str, ...],
+        dimension: int,
+        attempts: Mapping[int, Sequence[Attempt]],
+    ) -> LoggedRounds:
         """From the columns that `evaluation.selection` asks for."""
         n, k = len(found["row"]), len(arms)
         status = np.ma.filled(np.ma.asarray(found["status"]), "")
@@ -79,6 +109,10 @@ class LoggedRounds:
         last = _filled(found["last_quality"])
         cost = _filled(found["cost_usd"])
         index = {name: i for i, name in enumerate(arms)}
+        chosen = np.fromiter((index[name] for name in found["chosen"].tolist()), dtype=np.intp, count=n)
+        speaks_of = np.ma.filled(np.ma.asarray(found["graded"]), "").tolist()
+        graded = np.fromiter((index.get(name, -1) for name in speaks_of), dtype=np.intp, count=n)
+        own = graded == chosen  # the answer that was graded and paid for is the chosen model's
         return cls(
             arms=arms,
             row=np.asarray(found["row"], dtype=np.int64),
@@ -86,19 +120,19 @@ class LoggedRounds:
             ts=np.asarray(found["ts"], dtype=np.float64),
             contexts=_stacked(found, "x", dimension, n),
             input_tokens=_filled(found["input_tokens"], fill=0).astype(np.int64),
-            chosen=np.fromiter((index[name] for name in found["chosen"].tolist()), dtype=np.intp, count=n),
+            chosen=chosen,
             behaviour=np.nan_to_num(_stacked(found, "p", k, n)),
             feasible=_stacked(found, "f", k, n, fill=0.0) > 0,
             predicted_quality=_stacked(found, "q", k, n),
             predicted_cost_usd=_stacked(found, "c", k, n),
             category=_filled(found["category_code"], fill=-1).astype(np.intp),
             tier=_filled(found["tier_code"], fill=-1).astype(np.intp),
-            quality=np.where(failed, 0.0, np.where(known, last, np.nan)),
+            quality=np.where(failed, 0.0, np.where(known & own, last, np.nan)),
             cost_usd=np.where(failed & np.isnan(cost), 0.0, cost),
             latency_s=_filled(found["latency_s"]),
             tokens_in=_filled(found["tokens_in"]),
             tokens_out=_filled(found["tokens_out"]),
-            logged_reward=_filled(found["reward"]),
+            logged_reward=np.where(own, _filled(found["reward"]), np.nan),
             answered=answered,
             failed=failed,
             seq=np.asarray(found["seq"], dtype=np.int64),
@@ -106,6 +140,11 @@ class LoggedRounds:
             first_seq=_filled(found["first_seq"], fill=-1).astype(np.int64),
             last_seq=_filled(found["last_seq"], fill=-1).astype(np.int64),
             first_quality=_filled(found["first_quality"]),
+            last_quality=last,
+            graded=graded,
+            drawn=np.asarray(found["drawn"], dtype=np.bool_),
+            beside=np.asarray(found["beside"], dtype=np.bool_),
+            attempts=attempts,
         )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +20,15 @@ import numpy as np
 
 from bandit.errors import InvalidInput
 
-__all__ = ["Log", "opened", "quoted"]
+__all__ = ["DRAWN", "SCHEMA_VERSION", "Log", "opened", "quoted"]
 
-SCHEMA_VERSION: Final = 3
-"""The newest log this module knows; older ones are read as they are."""
+SCHEMA_VERSION: Final = 4
+"""The newest log this module knows; in older ones what they do not have is NULL."""
+DRAWN: Final = (
+    "(mode IN ('bandit', 'weighted', 'canary') AND experiment IS NULL AND origin IS NULL"
+    " AND coalesce(context_version, '') <> 'none')"
+)
+"""The decisions, in SQL, whose model was drawn from the logged probabilities for this call alone, with a context."""
 MEMORY_LIMIT: Final = "1GB"
 PATIENCE_S: Final = 30.0  # the service holds its log for moments at a time
 _RETRY_S: Final = 0.05
@@ -35,6 +40,7 @@ _TABLES: Final = {  # what of each is needed
     "filter_events": "seq ts pool model from_state to_state",
     "benchmark_results": "seq ts suite item_id category model quality",
 }
+_LATER: Final = {"decisions": ("experiment", "origin")}  # texts that older logs do not have
 _TOLD_BY: Final = {  # what tells a Parquet file's table
     "decisions": "probabilities",
     "outcomes": "attempt",
@@ -57,7 +63,7 @@ class Log:
         found: dict[str, int] = {}
         for part in self.parts:
             rows = self.connection.execute(
-                f"SELECT pool, count(*) FROM {part}.decisions WHERE mode = 'bandit' GROUP BY pool"
+                f"SELECT pool, count(*) FROM {part}.decisions WHERE {DRAWN} GROUP BY pool"
             ).fetchall()
             for pool, count in rows:
                 found[pool] = found.get(pool, 0) + count
@@ -79,11 +85,13 @@ def opened(paths: Sequence[Path]) -> Iterator[Log]:
         connection.execute("SET preserve_insertion_order = true")
         parts: list[tuple[float, str, str]] = []
         for i, path in enumerate(databases):
-            _attach(connection, path, f"part{i}")
-            _check_tables(connection, path, f"part{i}")
+            _attach(connection, path, f"file{i}")
+            columns = _checked(connection, path, f"file{i}")
+            sources = {table: (f"SELECT * FROM file{i}.{table}", columns[table]) for table in _TABLES}
+            _make_part(connection, f"part{i}", sources)
             parts.append((_first_ts(connection, f"part{i}", path), f"part{i}", str(path)))
         if tables:
-            _view(connection, tables)
+            _make_part(connection, "parquet", _sources(tables))
             label = ", ".join(str(path) for files in tables.values() for path in files)
             parts.append((_first_ts(connection, "parquet", Path(label)), "parquet", label))
         parts.sort()
@@ -147,7 +155,8 @@ def _attach(connection: duckdb.DuckDBPyConnection, path: Path, name: str) -> Non
             return
 
 
-def _check_tables(connection: duckdb.DuckDBPyConnection, path: Path, name: str) -> None:
+def _checked(connection: duckdb.DuckDBPyConnection, path: Path, name: str) -> dict[str, set[str]]:
+    """The columns of each table of an attached file."""
     columns: dict[str, set[str]] = {}
     for table, column in connection.execute(
         "SELECT table_name, column_name FROM duckdb_columns() WHERE database_name = ?", [name]
@@ -164,19 +173,33 @@ def _check_tables(connection: duckdb.DuckDBPyConnection, path: Path, name: str) 
         for column in needed.split():
             if column not in columns.get(table, set()):
                 raise InvalidInput("log", f"{path}, table {table}: column {column} is missing")
+    return columns
 
 
-def _view(connection: duckdb.DuckDBPyConnection, tables: Mapping[str, Sequence[Path]]) -> None:
+def _sources(tables: Mapping[str, Sequence[Path]]) -> dict[str, tuple[str, set[str]]]:
+    """For each table a query of its Parquet files, and their columns."""
     if "decisions" not in tables:
         raise InvalidInput("log", "none of the Parquet files holds decisions (a column probabilities)")
-    connection.execute("CREATE SCHEMA parquet")
+    found = {}
     for table in _TABLES:
+        source, columns = f"SELECT {_NOTHING.get(table)} WHERE FALSE", set[str]()
         if table in tables:
             files = ", ".join(quoted(str(path)) for path in tables[table])
             source = f"SELECT * FROM read_parquet([{files}], union_by_name = true)"
-        else:
-            source = f"SELECT {_NOTHING[table]} WHERE FALSE"
-        connection.execute(f"CREATE VIEW parquet.{table} AS {source}")
+            columns = {column for path in tables[table] for column in _columns_of(path)}
+        found[table] = source, columns
+    return found
+
+
+def _make_part(
+    connection: duckdb.DuckDBPyConnection, name: str, sources: Mapping[str, tuple[str, Collection[str]]]
+) -> None:
+    """A schema with a view of each table; what a log of before does not have is NULL there."""
+    connection.execute(f"CREATE SCHEMA {name}")
+    for table, (source, columns) in sources.items():
+        missing = [column for column in _LATER.get(table, ()) if column not in columns]
+        more = "".join(f", NULL::VARCHAR AS {column}" for column in missing)
+        connection.execute(f"CREATE VIEW {name}.{table} AS SELECT *{more} FROM ({source})")
 
 
 _NOTHING: Final = {  # a table that was not given, with the columns that are asked for

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from evaluation.intervals import ASSUMES
 from evaluation.judgement import BIASED, Estimate, GroupJudgement, Judgement, MetricJudgement
-from evaluation.selection import SelectedRounds
+from evaluation.selection import LEFT_OUT, SelectedRounds
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,6 +33,9 @@ def selection_data(rounds: SelectedRounds, logs: Sequence[str]) -> dict[str, Any
         "decisions": rounds.selected,
         "decisions_of_pool": rounds.count,
         "left_out_by_mode": dict(rounds.left_out),
+        "left_out_because": {kind: LEFT_OUT.get(kind, kind) for kind in rounds.left_out},
+        "fallbacks": rounds.fallbacks,
+        "fallback_usd": rounds.fallback_usd,
         "from_ts": rounds.from_ts,
         "to_ts": rounds.to_ts,
         "where": rounds.selection.where,
@@ -109,9 +112,15 @@ def render_selection(rounds: SelectedRounds, logs: Sequence[str], console: Conso
     )
     console.print(f"{rounds.selected:,} decisions of pool {rounds.selection.pool!r}, {span}", markup=False)
     console.print(f"  from {', '.join(logs)}", markup=False, soft_wrap=True)
-    if rounds.left_out:
-        counted = ", ".join(f"{count:,} {mode}" for mode, count in rounds.left_out.items())
-        console.print(f"  left out, as no policy drew them: {counted}", markup=False)
+    for kind, count in rounds.left_out.items():
+        console.print(f"  left out: {count:,} {kind} ({LEFT_OUT.get(kind, 'not drawn')})", markup=False, soft_wrap=True)
+    if rounds.fallbacks:
+        console.print(
+            f"  {rounds.fallbacks:,} were answered by another model: judged as the chosen one's failure, without the"
+            f" {rounds.fallback_usd:.4g} USD of the other",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def render_judgement(judgement: Judgement, console: Console, *, by_group: bool = True) -> None:

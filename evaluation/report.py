@@ -20,7 +20,7 @@ from evaluation.report_calibration import calibration
 from evaluation.report_judged import estimated
 from evaluation.report_standing import standing
 from evaluation.report_tables import left_out, make_tables, rows_of
-from evaluation.selection import SelectedRounds, Selection
+from evaluation.selection import LEFT_OUT, SelectedRounds, Selection
 
 __all__ = ["FORM", "report_data"]
 
@@ -45,6 +45,7 @@ def report_data(
     with the decisions that are judged. Raises InvalidInput.
     """
     make_tables(log, replace(selection, latest=None))
+    uncounted = left_out(log, selection)
     totals = report_figures.totals(log)
     names = tuple(totals["models"])
     from_ts, to_ts = totals["from_ts"], totals["to_ts"]
@@ -59,7 +60,8 @@ def report_data(
                 "where": selection.where,
                 "since_ts": selection.since_ts,
                 "until_ts": selection.until_ts,
-                "left_out_by_mode": left_out(log, selection),
+                "left_out_by_mode": uncounted,
+                "left_out_because": {mode: LEFT_OUT[mode] for mode in uncounted},
                 "limits": dict(limits),
                 **totals,
             },
@@ -83,7 +85,7 @@ def _explored(log: Log) -> dict[str, Any]:
     (row,) = rows_of(
         log,
         "SELECT count(*) FILTER (less_good) AS not_best, count(less_good) AS calls,"
-        " count(*) FILTER (less_likely) AS not_likeliest, count(less_likely) AS drawn FROM calls",
+        " count(*) FILTER (less_likely) AS not_likeliest, count(less_likely) AS drawn FROM calls WHERE drawn",
     )
     return {
         "best_quality": {"calls": row["calls"], "share": row["not_best"] / row["calls"] if row["calls"] else None},

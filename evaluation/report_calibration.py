@@ -119,7 +119,7 @@ def _chunks(log: Log, arms: tuple[str, ...]) -> Iterator[tuple[NDArray[np.intp],
     for start in range(0, int(found["last"]) + 1, _CHUNK):
         chunk = log.connection.execute(
             f"SELECT list_position($arms, chosen) - 1 AS chosen, {columns} FROM calls"
-            " WHERE row >= $start AND row < $stop AND mode = 'bandit' AND list_contains(arms, chosen) ORDER BY row",
+            " WHERE row >= $start AND row < $stop AND drawn AND list_contains(arms, chosen) ORDER BY row",
             {"arms": list(arms), "start": start, "stop": start + _CHUNK},
         ).fetchnumpy()
         if len(chunk["chosen"]):

@@ -39,7 +39,7 @@ def failures_section(failures: Mapping[str, Any], feedback: Mapping[str, Any]) -
         head = ["model", "status", "HTTP", "error", "attempts"]
         parts.append(table("What was not answered, the most frequent first", head, kinds, words=frozenset({1, 3})))
     told = paragraph(
-        f"Of {failures['decisions']:,} decisions {failures['with_fallback']:,} needed a second attempt,"
+        f"Of {failures['decisions']:,} decisions {failures['with_fallback']:,} went on to another model,"
         f" {failures['without_answer']:,} ended without an answer, and for {failures['without_outcome']:,} the log has"
         " no outcome."
     )

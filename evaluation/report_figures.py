@@ -60,8 +60,12 @@ def bin_width_s(from_ts: float, to_ts: float) -> float:
 
 def totals(log: Log) -> dict[str, Any]:
     """How many decisions, from when to when, of which models, and the mean of the feedback in force."""
-    (calls,) = rows_of(log, "SELECT count(*) AS decisions, min(ts) AS from_ts, max(ts) AS to_ts FROM calls")
-    (told,) = rows_of(log, "SELECT sum(quality) AS total, count(quality) AS n FROM answers WHERE gradable")
+    (calls,) = rows_of(
+        log, "SELECT count(*) FILTER (NOT beside) AS decisions, min(ts) AS from_ts, max(ts) AS to_ts FROM calls"
+    )
+    (told,) = rows_of(
+        log, "SELECT sum(quality) AS total, count(quality) AS n FROM answers WHERE gradable AND NOT beside"
+    )
     names = rows_of(log, "SELECT DISTINCT unnest(arms) AS arm FROM calls ORDER BY arm")
     return calls | {"quality": _share(told["total"], told["n"]), "models": [row["arm"] for row in names]}
 
@@ -188,25 +192,25 @@ def failures(log: Log) -> dict[str, Any]:
     )
     (told,) = rows_of(
         log,
-        "SELECT count(*) AS decisions, count(*) FILTER (attempts > 1) AS with_fallback,"
+        "SELECT count(*) AS decisions, count(*) FILTER (model <> chosen) AS with_fallback,"
         " count(*) FILTER (attempts > 0 AND NOT gradable) AS without_answer,"
-        " count(*) FILTER (attempts = 0) AS without_outcome FROM answers",
+        " count(*) FILTER (attempts = 0) AS without_outcome FROM answers WHERE NOT beside",
     )
     return told | {"by_model": by_model, "kinds": list(kinds)}
 
 
 def traffic(log: Log, width_s: float) -> dict[str, Any]:
-    """Decisions by the model they chose, over time."""
+    """Decisions by the model they chose, over time; shadows of others are not counted."""
     over_time = rows_of(
         log,
         "SELECT floor(ts / $width) * $width AS ts, chosen AS model, count(*) AS calls FROM calls"
-        " GROUP BY ALL ORDER BY 1, model",
+        " WHERE NOT beside GROUP BY ALL ORDER BY 1, model",
         {"width": width_s},
     )
     by_model = rows_of(
         log,
-        "SELECT chosen AS model, count(*) AS calls, count(*) / (SELECT count(*) FROM calls) AS share FROM calls"
-        " GROUP BY 1 ORDER BY calls DESC, model",
+        "SELECT chosen AS model, count(*) AS calls, count(*) / (SELECT count(*) FROM calls WHERE NOT beside) AS share"
+        " FROM calls WHERE NOT beside GROUP BY 1 ORDER BY calls DESC, model",
     )
     return {"bin_s": width_s, "by_model": list(by_model), "over_time": list(over_time)}
 
@@ -219,7 +223,7 @@ def missing_feedback(log: Log) -> dict[str, Any]:
         for row in rows_of(
             log,
             "SELECT model, count(*) AS n, count(quality) AS told, count(*) FILTER (imputed) AS imputed FROM answers"
-            " WHERE gradable GROUP BY GROUPING SETS ((model), ()) ORDER BY model NULLS FIRST",
+            " WHERE gradable AND NOT beside GROUP BY GROUPING SETS ((model), ()) ORDER BY model NULLS FIRST",
         )
     ]
     return {

@@ -78,8 +78,9 @@ def _head(selection: Mapping[str, Any], made_ts: float | None) -> Markup:
     if selection["where"] is not None:
         rows.append(("only where", selection["where"]))
     if selection["left_out_by_mode"]:
-        counted = ", ".join(f"{count:,} {mode}" for mode, count in selection["left_out_by_mode"].items())
-        rows.append(("left out, by mode", f"{counted}: callers chose those models themselves"))
+        why = selection["left_out_because"]
+        counted = "; ".join(f"{count:,} {kind} ({why[kind]})" for kind, count in selection["left_out_by_mode"].items())
+        rows.append(("left out", counted))
     if made_ts is not None:
         rows.append(("made", moment(made_ts)))
     return definitions(rows)

@@ -1,7 +1,8 @@
 """The rows a report counts, as tables on the log's connection: decisions, attempts, feedback, grades, events.
 
-Owns what counts, by the same rules as the service's accuracy matrix: pinned calls are left out, feedback is the one in
-force and never an assumed one, an item's grade is its latest. Sums up nothing and knows no page.
+Owns what counts, by the same rules as the service's accuracy matrix: pinned calls and answers from the cache are left
+out, feedback is the one in force and never an assumed one, an item's grade is its latest. Sums up nothing and knows no
+page.
 """
 # ruff: noqa: S608 - statements are built from this file's own constants, quoted names and the user's own condition
 
@@ -13,7 +14,7 @@ from typing import Any, Final
 import duckdb
 
 from bandit.errors import InvalidInput
-from evaluation.logs import Log
+from evaluation.logs import DRAWN, Log
 from evaluation.selection import Selection
 
 __all__ = ["left_out", "make_tables", "rows_of"]
@@ -22,12 +23,13 @@ _BLAMELESS: Final = "(400, 409, 413, 415, 422)"  # the caller's own request was 
 _IMPUTED: Final = "imputed"  # the metric that marks feedback which was assumed, not given
 
 _CALLS: Final = """
-    SELECT $part AS part, d.decision_id, d.seq, d.ts, d.mode, d.category, d.chosen, d.arms, d.probabilities,
+    SELECT $part AS part, d.decision_id, d.seq, d.ts, {drawn} AS drawn, d.origin IS NOT NULL AS beside,
+           d.category, d.chosen, d.arms, d.probabilities,
            d.probabilities[list_position(d.arms, d.chosen)] < list_max(d.probabilities) AS less_likely,
            d.predicted_quality[list_position(d.arms, d.chosen)] < list_max(
                [z[1] FOR z IN list_zip(d.predicted_quality, d.feasible) IF z[2] AND NOT isnan(z[1])]) AS less_good
     FROM {part}.decisions d
-    WHERE d.pool = $pool AND d.mode <> 'pinned' AND {condition} ORDER BY d.seq
+    WHERE d.pool = $pool AND d.mode NOT IN ('pinned', 'cached') AND {condition} ORDER BY d.seq
 """
 _ATTEMPTS: Final = f"""
     SELECT c.part, c.decision_id, c.ts, c.category, o.model, o.attempt, o.status, o.http_status, o.error, o.latency_s,
@@ -44,7 +46,8 @@ _ANSWERS: Final = f"""
                    quality := quality,
                    imputed := coalesce(list_contains(map_keys(metrics), '{_IMPUTED}'), FALSE)), seq) AS last
         FROM {{part}}.rewards GROUP BY decision_id)
-    SELECT c.ts, c.category, coalesce(a.last.model, c.chosen) AS model, coalesce(a.attempts, 0) AS attempts,
+    SELECT c.ts, c.category, c.chosen, c.beside, coalesce(a.last.model, c.chosen) AS model,
+           coalesce(a.attempts, 0) AS attempts,
            a.last.status AS status, coalesce(a.last.status, 'ok') = 'ok' AS gradable,
            CASE WHEN f.last.quality IS NOT NULL AND NOT f.last.imputed THEN f.last.quality END AS quality,
            f.last.quality IS NOT NULL AND f.last.imputed AS imputed
@@ -69,7 +72,8 @@ def make_tables(log: Log, selection: Selection) -> None:
     for i, part in enumerate(log.parts):
         inserted = "CREATE OR REPLACE TABLE {} AS" if i == 0 else "INSERT INTO {}"
         given = {"pool": selection.pool, "part": part} | bounds
-        calls = f"SELECT nextval('call_numbers') AS row, * FROM ({_CALLS.format(part=part, condition=condition)})"
+        counted = _CALLS.format(part=part, condition=condition, drawn=DRAWN)
+        calls = f"SELECT nextval('call_numbers') AS row, * FROM ({counted})"
         try:
             log.connection.execute(f"{inserted.format('calls')} {calls}", given)
         except (duckdb.ParserException, duckdb.BinderException, duckdb.ConversionException) as error:
@@ -94,13 +98,16 @@ def rows_of(log: Log, statement: str, given: Mapping[str, Any] | None = None) ->
 
 
 def left_out(log: Log, selection: Selection) -> dict[str, int]:
-    """Decisions of the time that are not looked at, whatever pool, by mode: callers chose those models themselves."""
+    """Decisions of the time that are not looked at, by mode: pinned ones, which are no pool's, and its cached."""
     _, bounds = _condition(selection)
     times = _times("", bounds)
     found: dict[str, int] = {}
     for part in log.parts:
-        statement = f"SELECT mode, count(*) AS n FROM {part}.decisions WHERE mode = 'pinned' AND {times} GROUP BY mode"
-        for row in rows_of(log, statement, bounds):
+        statement = (
+            f"SELECT mode, count(*) AS n FROM {part}.decisions WHERE (mode = 'pinned' OR (mode = 'cached' AND pool ="
+            f" $pool)) AND {times} GROUP BY mode ORDER BY mode"
+        )
+        for row in rows_of(log, statement, bounds | {"pool": selection.pool}):
             found[row["mode"]] = found.get(row["mode"], 0) + row["n"]
     return found
 

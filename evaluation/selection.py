@@ -15,10 +15,20 @@ import duckdb
 
 from bandit.errors import InvalidInput
 from evaluation.learning import GradedAnswer
-from evaluation.logged import LoggedRounds
-from evaluation.logs import Log, quoted
+from evaluation.logged import Attempt, LoggedRounds
+from evaluation.logs import DRAWN, Log, quoted
 
-__all__ = ["SelectedRounds", "Selection"]
+__all__ = ["LEFT_OUT", "SelectedRounds", "Selection"]
+
+LEFT_OUT: Final = {
+    "pinned": "the caller named the model",
+    "cached": "answered from the cache: no model was asked",
+    "sticky": "kept on its model: nothing was drawn",
+    "shadow": "a second call beside another decision",
+    "experiment": "whoever is in an experiment stays with its variant: not drawn call by call",
+    "bypass": "decided without a look at the request: there is no context",
+}
+"""Why decisions of a kind cannot be judged. Of these sticky ones, shadows and experiments teach a pool that learns."""
 
 MOST_GROUPS: Final = 50  # of categories, and of tiers; the rest share one group
 _SUM_TOLERANCE: Final = 1e-6
@@ -44,7 +54,10 @@ class SelectedRounds:
 
     `arms`: every model that was in the pool. `version`, `dimension`: of the contexts. `categories`, `tiers`: names of
     groups, the most frequent first. `dropped`: older decisions that were left out by `latest`; `first_ts`:
-    of the first. Decisions that no policy drew (pinned ones) are left out: `left_out` says how many.
+    of the first. Decisions that were not drawn for their call alone are never judged: `left_out` says how many, by the
+    kinds of `LEFT_OUT`; those that have a context are there to learn from.
+    `fallbacks`: judged decisions that another model answered, as the one that was drawn failed; `fallback_usd`: what
+    that cost beside.
     """
 
     def __init__(self, log: Log, selection: Selection) -> None:
@@ -53,26 +66,33 @@ class SelectedRounds:
         self._join()
         self._check()
         one = self._connection.execute
-        (before,) = one("SELECT count(*) FROM rounds").fetchall()[0]
+        (before,) = one("SELECT count(*) FILTER (drawn) FROM rounds").fetchall()[0]
         if selection.latest is not None:
             one(
-                "DELETE FROM rounds WHERE row < (SELECT max(row) + 1 FROM rounds) - $latest",
+                "DELETE FROM rounds WHERE row < (SELECT min(row) FROM"
+                " (SELECT row FROM rounds WHERE drawn ORDER BY row DESC LIMIT $latest))",
                 {"latest": selection.latest},
             )
-        self.count, self.selected = one("SELECT count(*), count(*) FILTER (selected) FROM rounds").fetchall()[0]
+        self.count, self.selected = one(
+            "SELECT count(*) FILTER (drawn), count(*) FILTER (selected) FROM rounds"
+        ).fetchall()[0]
         if not self.selected:
             raise InvalidInput("selection", self._emptiness())
         self.dropped = before - self.count
         (self.first_ts,) = one("SELECT min(ts) FROM rounds").fetchall()[0]
         self.from_ts, self.to_ts = one("SELECT min(ts), max(ts) FROM rounds WHERE selected").fetchall()[0]
         arms = " UNION ALL ".join(
-            f"SELECT DISTINCT arms FROM {part}.decisions WHERE pool = $pool AND mode = 'bandit'" for part in log.parts
+            f"SELECT DISTINCT d.arms FROM {part}.decisions d JOIN rounds r ON r.seq = d.seq AND r.part = '{part}'"
+            for part in log.parts
         )
-        names = one(f"SELECT DISTINCT unnest(arms) AS arm FROM ({arms}) ORDER BY arm", {"pool": selection.pool})
+        names = one(f"SELECT DISTINCT unnest(arms) AS arm FROM ({arms}) ORDER BY arm")
         self.arms = tuple(str(row[0]) for row in names.fetchall())
         self.version, self.dimension = self._features()
         self.categories, self.tiers = self._groups("category"), self._groups("tier")
         self.left_out = self._left_out()
+        self.fallbacks, self.fallback_usd = one(
+            "SELECT count(*), coalesce(sum(other_usd), 0) FROM rounds WHERE selected AND served_by <> chosen"
+        ).fetchall()[0]
 
     def admit(self, names: Sequence[str]) -> None:
         """Count models in that no decision of the log knew: nothing could be drawn of them."""
@@ -130,10 +150,15 @@ class SelectedRounds:
             f" AND (SELECT max(seq) FROM rounds WHERE part = $part AND row >= $start AND row < $stop) ORDER BY r.row",
             {"part": part, "start": start, "stop": stop},
         ).fetchnumpy()
-        return LoggedRounds.of(found, self.arms, self.dimension)
+        several: dict[int, list[Attempt]] = {}
+        if not selected_only:  # only who learns asks how a call came to its end
+            given = {"part": part, "start": start, "stop": stop}
+            for row, *attempt in self._connection.execute(_ATTEMPTS.format(part=part), given).fetchall():
+                several.setdefault(row, []).append(Attempt(*attempt))
+        return LoggedRounds.of(found, self.arms, self.dimension, several)
 
     def _join(self) -> None:
-        conditions = ["TRUE"]
+        conditions = ["drawn"]
         parameters: dict[str, Any] = {"pool": self.selection.pool}
         for name, sign, value in (("since", ">=", self.selection.since_ts), ("until", "<", self.selection.until_ts)):
             if value is not None:
@@ -144,7 +169,7 @@ class SelectedRounds:
         self._connection.execute("CREATE OR REPLACE SEQUENCE row_numbers MINVALUE 0 START 0")
         for i, part in enumerate(self._log.parts):
             head = "CREATE OR REPLACE TABLE rounds AS" if i == 0 else "INSERT INTO rounds"
-            query = _JOINED.format(part=part, caller=_CAUSED_BY_CALLER, condition=" AND ".join(conditions))
+            query = _JOINED.format(part=part, condition=" AND ".join(conditions))
             try:
                 self._connection.execute(f"{head} {query}", parameters | {"part": part})
             except duckdb.Error as error:
@@ -197,12 +222,15 @@ class SelectedRounds:
         return tuple(names)
 
     def _left_out(self) -> dict[str, int]:
+        """The pool's decisions that are not judged, by kind; pinned calls are no pool's: all are counted."""
         found: dict[str, int] = {}
         for part in self._log.parts:
-            for mode, count in self._connection.execute(
-                f"SELECT mode, count(*) FROM {part}.decisions WHERE mode <> 'bandit' GROUP BY mode"
+            for kind, count in self._connection.execute(
+                f"SELECT {_KIND} AS kind, count(*) FROM {part}.decisions"
+                f" WHERE NOT {DRAWN} AND (pool = $pool OR mode = 'pinned') GROUP BY ALL ORDER BY kind",
+                {"pool": self.selection.pool},
             ).fetchall():
-                found[mode] = found.get(mode, 0) + count
+                found[kind] = found.get(kind, 0) + count
         return found
 
     def _emptiness(self) -> str:
@@ -215,27 +243,55 @@ class SelectedRounds:
         )
 
 
-_JOINED: Final = """
-    WITH o AS (
-        SELECT decision_id, arg_max(status, attempt) AS status, arg_max(http_status, attempt) AS http_status,
-               arg_max(model, attempt) AS served_by, sum(cost_usd) AS cost_usd, sum(latency_s) AS latency_s,
-               arg_max(input_tokens, attempt) AS tokens_in, arg_max(output_tokens, attempt) AS tokens_out,
-               max(seq) AS outcome_seq, count(*) AS attempts
-        FROM {part}.outcomes GROUP BY decision_id),
+_KIND: Final = """
+    CASE WHEN mode IN ('bandit', 'weighted', 'canary')
+    THEN CASE WHEN origin IS NOT NULL THEN 'shadow' WHEN experiment IS NOT NULL THEN 'experiment' ELSE 'bypass' END
+    ELSE mode END
+"""
+_FAILED: Final = (
+    "coalesce({0}.status = 'timeout' OR ({0}.status = 'error' AND coalesce({0}.http_status, 0) NOT IN"
+    f" {_CAUSED_BY_CALLER}), FALSE)"
+)
+# What came of a decision is what came of the model that was chosen: over its own attempts, retries included. Another
+# model's attempts after it failed are `other_usd`, and whose answer feedback speaks of is `graded`.
+_JOINED: Final = f"""
+    WITH d AS (
+        SELECT *, {DRAWN} AS drawn FROM {{part}}.decisions
+        WHERE pool = $pool AND ({DRAWN} OR (mode NOT IN ('pinned', 'cached')
+              AND coalesce(context_version, '') <> 'none' AND list_contains(arms, chosen)))),
+    o AS (
+        SELECT decision_id, count(*) AS attempts,
+               arg_max(struct_pack(status := a.status, http_status := a.http_status, tokens_in := a.input_tokens,
+                                   tokens_out := a.output_tokens), a.attempt) FILTER (a.model = chosen) AS own,
+               arg_max(struct_pack(model := a.model, status := a.status, http_status := a.http_status), a.attempt)
+                   AS last,
+               sum(a.cost_usd) FILTER (a.model = chosen) AS cost_usd,
+               sum(a.latency_s) FILTER (a.model = chosen) AS latency_s,
+               max(a.seq) FILTER (a.model = chosen) AS outcome_seq,
+               sum(a.cost_usd) FILTER (a.model <> chosen) AS other_usd
+        FROM {{part}}.outcomes a JOIN (SELECT decision_id, chosen FROM d) USING (decision_id) GROUP BY decision_id),
     r AS (
         SELECT decision_id, arg_min(quality, seq) AS first_quality, min(seq) AS first_seq,
                arg_max(quality, seq) AS last_quality, max(seq) AS last_seq, arg_max(reward, seq) AS reward
-        FROM {part}.rewards
+        FROM {{part}}.rewards
         WHERE quality IS NOT NULL AND NOT coalesce(list_contains(map_keys(metrics), 'imputed'), FALSE)
         GROUP BY decision_id),
     joined AS (
-        SELECT $part AS part, d.seq, {condition} AS selected, d.ts, d.category, d.tier, d.chosen, d.input_tokens,
-               o.* EXCLUDE (decision_id), r.* EXCLUDE (decision_id),
-               coalesce(o.status = 'timeout' OR (o.status = 'error' AND coalesce(o.http_status, 0) NOT IN {caller}),
-                        FALSE) AS failed
-        FROM {part}.decisions d LEFT JOIN o USING (decision_id) LEFT JOIN r USING (decision_id)
-        WHERE d.pool = $pool AND d.mode = 'bandit' ORDER BY d.seq)
+        SELECT $part AS part, d.seq, {{condition}} AS selected, d.drawn, d.origin IS NOT NULL AS beside, d.ts,
+               d.category, d.tier, d.chosen, d.input_tokens, o.own.status AS status, o.own.tokens_in AS tokens_in,
+               o.own.tokens_out AS tokens_out, coalesce(o.attempts, 0) AS attempts, o.cost_usd, o.latency_s,
+               o.outcome_seq, o.other_usd, coalesce(o.last.model, d.chosen) AS served_by, r.* EXCLUDE (decision_id),
+               CASE WHEN NOT {_FAILED.format("o.last")} THEN coalesce(o.last.model, d.chosen) END AS graded,
+               {_FAILED.format("o.own")} AS failed
+        FROM d LEFT JOIN o USING (decision_id) LEFT JOIN r USING (decision_id) ORDER BY d.seq)
     SELECT nextval('row_numbers') AS row, * FROM joined
+"""
+_ATTEMPTS: Final = """
+    SELECT r.row, o.seq, o.attempt, o.model, o.status, o.http_status, o.latency_s, o.input_tokens, o.output_tokens,
+           o.cost_usd
+    FROM rounds r JOIN {part}.decisions d ON d.seq = r.seq JOIN {part}.outcomes o USING (decision_id)
+    WHERE r.part = $part AND r.row >= $start AND r.row < $stop AND (r.attempts > 1 OR r.served_by <> r.chosen)
+    ORDER BY r.row, o.seq
 """
 _FAULTS: Final = (
     ("arms", "d.arms IS NULL OR len(d.arms) = 0", "is missing"),

@@ -3,6 +3,8 @@
 Reads the log's tables, also while the service runs; writes nothing. Knows nothing of how a pool learns from it.
 """
 
+# ruff: noqa: S608 - statements are built from this file's own constants
+
 from __future__ import annotations
 
 import time
@@ -26,10 +28,13 @@ __all__ = ["LoggedExperience", "read_log"]
 _MOST_DECISIONS = 50_000  # the latest ones; with the usual half-life older ones would be forgotten anyway
 _PATIENCE_S = 10.0  # the service holds the file for moments at a time
 _RETRY_S = 0.05
-_DECISIONS = """
+# Whoever chose the model, its answer to this context is experience of it; a pinned call and an answer from the cache
+# have no context to learn from, and neither has what was decided without one (their version is none of a pool's).
+_TAUGHT = "pool = $pool AND mode NOT IN ('pinned', 'cached')"
+_DECISIONS = f"""
     SELECT d.decision_id, d.context, d.input_tokens, d.category, d.chosen, o.attempt, o.model, o.status, o.http_status,
            o.latency_s, o.output_tokens, o.cost_usd, r.quality
-    FROM (SELECT * FROM decisions WHERE pool = $pool AND mode = 'bandit' AND context_version = $version
+    FROM (SELECT * FROM decisions WHERE {_TAUGHT} AND context_version = $version
           ORDER BY seq DESC LIMIT $most) d
     LEFT JOIN outcomes o USING (decision_id)
     LEFT JOIN (SELECT decision_id, quality, list_contains(map_keys(metrics), $imputed) AS imputed FROM rewards
@@ -44,7 +49,7 @@ _BENCHMARKS = """
 _HAS_TOKENS = """
     SELECT count(*) FROM duckdb_columns() WHERE table_name = 'benchmark_results' AND column_name = 'output_tokens'
 """
-_VERSIONS = "SELECT context_version, count(*) FROM decisions WHERE pool = $pool AND mode = 'bandit' GROUP BY 1"
+_VERSIONS = f"SELECT context_version, count(*) FROM decisions WHERE {_TAUGHT} GROUP BY 1"
 
 
 @dataclass(frozen=True, slots=True)

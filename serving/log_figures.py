@@ -64,9 +64,10 @@ _BENCHMARK_CALLS = """
     FROM log.benchmark_results WHERE ts >= $since AND ts < $until
 """
 # A pinned call is somebody's own choice of a model, and a benchmark's calls are such: they are not the pools' traffic.
+# An answer from the cache asked no model. All else did, whoever chose it: also a session's, and a shadow's.
 _DECISIONS = """
     SELECT decision_id, category, chosen FROM log.decisions
-    WHERE ts >= $since AND ts < $until AND mode <> 'pinned' AND ($pool IS NULL OR pool = $pool)
+    WHERE ts >= $since AND ts < $until AND mode NOT IN ('pinned', 'cached') AND ($pool IS NULL OR pool = $pool)
 """
 # What came of a decision is younger than it, so a decision's time also bounds what has to be read of other tables.
 _CALLS = f"""
