@@ -18,7 +18,7 @@ from bandit.policy import one_hot
 from bandit.pool import Pool
 from bandit.steering import Steer, fixed_shares
 from bandit.types import BoolArray, Context, Decision, FloatArray, Mode
-from serving.errors import InvalidRequest, NotAllowed, NothingAvailable, NothingFeasible, UnknownModel
+from serving.errors import InvalidRequest, NotAllowed, NothingAvailable, UnknownModel
 from serving.learner import Learner
 from serving.records import Caller, Labels
 from serving.traffic.experiments import Experiment
@@ -36,7 +36,7 @@ _NO_FEATURES = np.zeros(0, dtype=np.float32)
 class Endpoints(Protocol):
     """What is known of the models' endpoints."""
 
-    def __contains__(self, model: str) -> bool:
+    def __contains__(self, model: object) -> bool:
         """Whether there is such a model."""
         ...
 
@@ -68,6 +68,11 @@ class _Call:
         arm = self.pool.names.index(self.kept.model)
         on_canary = any(part == arm for part, share in self.mixed if share > 0.0)
         return arm if self.available[arm] and (on_canary or not self.held[arm]) else None
+
+    @property
+    def free(self) -> BoolArray:
+        """Arms that can take the call and are not held out."""
+        return np.asarray(self.available & ~self.held)
 
     def shares(self, weights: Mapping[str, float]) -> FloatArray:
         """Weights in the pool's order; a model they do not name gets none."""
@@ -141,16 +146,14 @@ class Steering:
 
     def _open(self, seen: _Call) -> BoolArray:
         """Arms that fixed shares may go to."""
-        return np.asarray(seen.available & ~seen.held & (seen.pool.filters.compliance() > 0.0))
+        return np.asarray(seen.free & (seen.pool.filters.compliance() > 0.0))
 
     def _decided(self, seen: _Call, variant: VariantSettings | None) -> Decision:
         call = seen.call
-        try:
-            return self._learner.decide(call.model, call.prompt, seen.ts, call.limits, self._steer(seen, variant))
-        except NothingFeasible:
-            if not (seen.available & ~seen.held).any():
-                raise _nothing_available(seen.pool) from None
-            raise
+        on_canary = any(seen.available[arm] for arm, share in seen.mixed if share > 0.0)
+        if not seen.free.any() and not on_canary and seen.keep is None:
+            raise _nothing_available(seen.pool)
+        return self._learner.decide(call.model, call.prompt, seen.ts, call.limits, self._steer(seen, variant))
 
     def _steer(self, seen: _Call, variant: VariantSettings | None) -> Steer:
         traffic, loop, keep = seen.traffic, seen.call.in_tool_loop, seen.keep
@@ -164,7 +167,7 @@ class Steering:
         if keep is not None and held[keep]:  # a running canary's own session: the policy still may not choose its arm
             held = held & (one_hot(keep, held.size) == 0.0)
         in_experiment = variant is not None or (seen.kept is not None and seen.kept.experiment is not None)
-        if loop and keep is None and shares is not None:
+        if loop and keep is None and shares is not None and seen.free.any():
             shares, mixed, mode = self._largest(seen, shares), (), "sticky"
         return Steer(
             available=None if seen.available.all() else seen.available,
@@ -208,7 +211,7 @@ class Steering:
         """By the static rule alone: nothing that was learned is asked, and nothing is learned."""
         names = seen.pool.names
         mode: Mode = "weighted"
-        able = seen.available & ~seen.held
+        able = seen.free
         if not able.any():
             raise _nothing_available(seen.pool)
         weights = seen.traffic.weights

@@ -30,7 +30,7 @@ class Endpoints:
     def __init__(self, names: tuple[str, ...]) -> None:
         self.names, self.down = names, set[str]()
 
-    def __contains__(self, model: str) -> bool:
+    def __contains__(self, model: object) -> bool:
         return model in self.names
 
     def available(self, model: str) -> bool:
