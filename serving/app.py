@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import numpy as np
 from aiohttp import web
@@ -21,6 +21,7 @@ from serving.access.keys import KeyRing
 from serving.access.tiers import Tiers
 from serving.access.tokens import token_reader
 from serving.admin import AdminDesk
+from serving.admin_keys import KeyDesk
 from serving.admission import Admission
 from serving.analytics import AnalyticalLog
 from serving.benchmarks import BenchmarkDesk
@@ -77,6 +78,7 @@ async def serve(settings: Settings) -> AsyncIterator[str]:
             cache_decisions=settings.store.cache_decisions,
             snapshot_every_events=settings.store.snapshot_every_events,
             roster=roster,
+            folds=(ring,),
         )
         started = time.perf_counter()
         replayed = learner.recover()
@@ -89,12 +91,15 @@ async def serve(settings: Settings) -> AsyncIterator[str]:
         tokens = await stack.enter_async_context(token_reader(settings.auth))
         admission = Admission(settings.auth, ring, tiers, tokens=tokens, clock=time.time)
         routing, benchmarks = Routing(learner, upstreams), BenchmarkDesk(learner, store, metrics)
+        keys = KeyDesk(settings.auth, settings.tiers, ring, learner, known=lambda: routing.names, clock=time.time)
         handlers = Handlers(
             server,
             admission,
             routing,
             desk,
             admin=admin,
+            keys=keys,
+            tiers=tiers,
             benchmarks=benchmarks,
             matrix=Matrix(learner, log),
             export=LogExport(log, server.data_dir),
@@ -108,18 +113,29 @@ async def serve(settings: Settings) -> AsyncIterator[str]:
         stack.push_async_callback(_cancel, keep)
         address = await stack.enter_async_context(_listening(handlers, metrics, server))
         handlers.ready = True
-        # What was made so far lives as long as the process: no collection need look at it again. Calls make few
-        # cycles, and the default threshold would walk every cached decision several times a second.
-        stack.callback(gc.set_threshold, *gc.get_threshold())
-        stack.callback(gc.unfreeze)
-        gc.freeze()
-        gc.set_threshold(50_000, 20, 50)
+        stack.enter_context(_few_collections())
         if settings.benchmarks:
             stack.push_async_callback(_cancel, asyncio.create_task(_schedule(settings, log, metrics, address).run()))
         for warning in settings.warnings:
             _log.warning("%s: %s", warning.path, warning.message)
         yield f"http://{address}"
         handlers.ready = False
+
+
+@contextlib.contextmanager
+def _few_collections() -> Iterator[None]:
+    """What was made so far lives as long as the process: no collection need look at it again.
+
+    Calls make few cycles, and the default threshold would walk every cached decision several times a second.
+    """
+    thresholds = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*thresholds)
 
 
 def _schedule(settings: Settings, log: AnalyticalLog, metrics: Metrics, address: str) -> Schedule:

@@ -15,12 +15,15 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from aiohttp import web
 
+from serving.access.tiers import Tiers
 from serving.admin import AdminDesk
+from serving.admin_keys import KeyDesk
 from serving.admission import Admission, Principal
 from serving.benchmarks import BenchmarkDesk, parse_results
 from serving.errors import CallerGone, InvalidRequest, ServiceError, Unavailable, UnknownModel
 from serving.feedback import FeedbackDesk, parse_outcome, parse_rewards
 from serving.http_errors import described
+from serving.key_handlers import KeyHandlers
 from serving.learner import Learner
 from serving.log_export import Excerpt, LogExport
 from serving.matrix import Matrix
@@ -41,7 +44,7 @@ __all__ = ["Handlers"]
 _CHUNK_BYTES = 1 << 18
 
 
-class Handlers:
+class Handlers(KeyHandlers):
     """All routes of the service, over the parts that `app` put together."""
 
     def __init__(
@@ -52,6 +55,8 @@ class Handlers:
         desk: FeedbackDesk,
         *,
         admin: AdminDesk,
+        keys: KeyDesk,
+        tiers: Tiers,
         benchmarks: BenchmarkDesk,
         matrix: Matrix,
         export: LogExport,
@@ -62,6 +67,7 @@ class Handlers:
         self._admission, self._routing, self._desk = admission, routing, desk
         self._admin, self._benchmarks, self._matrix, self._export = admin, benchmarks, matrix, export
         self._learner, self._metrics = learner, metrics
+        self._keys, self._tiers = keys, tiers
         self._started_at = int(time.time())
         self.ready = False
 
@@ -84,6 +90,7 @@ class Handlers:
             web.post("/admin/benchmarks", self.post_benchmarks),
             web.get("/admin/matrix", self.admin_matrix),
             web.get("/admin/log.parquet", self.admin_log),
+            *self.key_routes(),
         ]
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
@@ -99,10 +106,10 @@ class Handlers:
         return await self._infer(request, "embeddings")
 
     async def models(self, request: web.Request) -> web.Response:
-        """`GET /v1/models`: pools first, then the models themselves."""
-        await self._admit(request)
+        """`GET /v1/models`: what the caller may use; pools first, then the models themselves."""
+        principal = await self._admit(request)
         pools = set(self._learner.pools)
-        names = list(dict.fromkeys(self._routing.names))
+        names = self._tiers.visible(principal, self._routing.names)
         data = [
             {
                 "id": name,
@@ -118,9 +125,9 @@ class Handlers:
         """`POST /v1/route`: a decision for a call that the caller makes itself."""
         principal = await self._admit(request)
         body = parse_body(await self._read(request))
-        name = model_name(body)
-        if name not in self._learner.pools:
-            raise UnknownModel(name, list(self._learner.pools))
+        self._entitle(principal, body)
+        if (name := model_name(body)) not in self._learner.pools:
+            raise UnknownModel(name, self._tiers.visible(principal, list(self._learner.pools)))
         kind: Kind = "chat/completions" if "messages" in body else "completions" if "prompt" in body else "embeddings"
         if kind == "embeddings" and "input" not in body:
             body["input"] = ""
@@ -145,26 +152,26 @@ class Handlers:
 
     async def outcome(self, request: web.Request) -> web.Response:
         """`POST /outcome`: what became of a call that the caller made itself."""
-        await self._admit(request)
+        tenant = self._admission.tenant_of(await self._admit(request))
         item = parse_outcome(parse_json(await self._read(request)))
-        status = await self._desk.accept_outcome(item, time.time())
+        status = await self._desk.accept_outcome(item, time.time(), tenant)
         return _json({"decision_id": item.decision_id, "status": status})
 
     async def reward(self, request: web.Request) -> web.Response:
         """`POST /reward`: feedback for one decision, or a list of up to 1,000."""
-        await self._admit(request)
+        tenant = self._admission.tenant_of(await self._admit(request))
         items = parse_rewards(parse_json(await self._read(request)))
         now = time.time()
         if not isinstance(items, list):
             try:
-                status = await self._desk.accept(items, now)
+                status = await self._desk.accept(items, now, tenant)
             except ServiceError as error:
                 self._count_feedback(described(error)[1]["error"]["code"])
                 raise
             self._count_feedback(status)
             return _json({"decision_id": items.decision_id, "status": status})
         results = []
-        for item, result in zip(items, await self._desk.accept_batch(items, now), strict=True):
+        for item, result in zip(items, await self._desk.accept_batch(items, now, tenant), strict=True):
             entry: dict[str, Any] = {"decision_id": item.decision_id}
             if isinstance(result, ServiceError):
                 http_status, body, _ = described(result)
@@ -254,6 +261,7 @@ class Handlers:
         started = time.perf_counter()
         principal = await self._admit(request)
         body = parse_body(await self._read(request))
+        self._entitle(principal, body)
         hints = read_hints(request.headers)
         call = parse_call(kind, body, hints, self._server.max_messages)
         if call.stream:
@@ -330,6 +338,10 @@ class Handlers:
 
     def _admit_admin(self, request: web.Request) -> Principal:
         return self._admission.admit_admin(request.headers)
+
+    def _entitle(self, principal: Principal, body: dict[str, Any]) -> None:
+        """Put what the caller's tier means by the body's model in its place; raises NotAllowed and UnknownModel."""
+        body["model"] = self._tiers.entitled(principal, model_name(body), self._routing.names)
 
     def _count_feedback(self, status: str) -> None:
         self._metrics.feedback.labels(status).inc()

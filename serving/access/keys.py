@@ -104,7 +104,7 @@ class Key:
 class KeyRing:
     """Maps digests to principals. `changed` alone changes it, when a change is logged and when it is replayed."""
 
-    subject: Final = "keys"
+    subject = "keys"
 
     def __init__(self, configured: Sequence[KeySettings] = ()) -> None:
         self._configured: dict[bytes, tuple[Principal, tuple[str, ...] | None]] = {}

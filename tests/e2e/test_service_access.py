@@ -19,6 +19,10 @@ CLOSED = [
     ("POST", "/admin/benchmarks"),
     ("GET", "/admin/matrix"),
     ("GET", "/admin/log.parquet"),
+    ("GET", "/admin/keys"),
+    ("POST", "/admin/keys"),
+    ("POST", "/admin/keys/{id:.+}/rotate"),
+    ("DELETE", "/admin/keys/{id:.+}"),
 ]
 OPEN = [("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics")]
 WRONG = [
