@@ -18,13 +18,15 @@ from evaluation.answers import Source
 
 __all__ = ["ANY_MODEL", "Conditions", "Fault", "LatencyShift", "parse_faults"]
 
-FaultKind = Literal["status", "timeout", "stall", "malformed", "reset", "slow"]
+FaultKind = Literal["status", "timeout", "stall", "malformed", "reset", "slow", "context_window", "content_policy"]
 
 ANY_MODEL: Final = "*"
 MAX_LATENCY_MULTIPLIER: Final = 1000.0
 SLOW_BY_S: Final = 5.0
 MAX_SLOW_BY_S: Final = 3600.0
-_KINDS: Final = "status-CODE (400 to 599), timeout, stall, malformed, reset, slow or slow-SECONDS"
+_KINDS: Final = (
+    "status-CODE (400 to 599), timeout, stall, malformed, reset, slow, slow-SECONDS, context_window or content_policy"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,8 @@ class Fault:
 
     status: answers an error at once (`status`). timeout: never answers. stall: stops in the middle, and
     stays. malformed: sends broken JSON. reset: breaks the connection, a stream's in the middle. slow: comes
-    `slow_by_s` late.
+    `slow_by_s` late, its first byte included. context_window, content_policy: refuses the request (400) as OpenAI's
+    API does.
     """
 
     kind: FaultKind

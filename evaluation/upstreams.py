@@ -51,6 +51,10 @@ BACKLOG: Final = 1024
 _SECRET_HEADERS: Final = frozenset({"authorization", "api-key", "x-api-key", "proxy-authorization", "cookie"})
 _RST_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 _JSON: Final = "application/json"
+_REFUSALS: Final[Mapping[str | None, tuple[str, str]]] = {  # messages and codes of OpenAI's API
+    "context_window": ("This model's maximum context length is 1 token.", "context_length_exceeded"),
+    "content_policy": ("The request was refused by the content filter.", "content_filter"),
+}
 
 
 def create_app(
@@ -237,6 +241,8 @@ class _Upstreams:
         kind = None if fault is None else fault.kind
         if fault is not None and kind == "status":
             raise _Failed(_fault_response(fault))
+        if kind in _REFUSALS:
+            raise _Failed(_refusal(*_REFUSALS[kind]))
         if kind == "timeout":
             raise await _hang(request)
         first_s, last_s = self._times(reply.call.model, reply.answer)
@@ -339,6 +345,11 @@ def _fault_response(fault: Fault) -> web.Response:
         headers["Retry-After"] = str(RETRY_AFTER_S)
     body = error_body(f"a fault that was asked for: status {fault.status}", kind, code)
     return web.Response(status=fault.status, body=body, headers={"Content-Type": _JSON, **headers})
+
+
+def _refusal(message: str, code: str) -> web.Response:
+    body = error_body(message, "invalid_request_error", code, "messages")
+    return web.Response(status=400, body=body, headers={"Content-Type": _JSON})
 
 
 def _json(body: bytes) -> web.Response:

@@ -85,6 +85,15 @@ async def test_a_stall_sends_a_part_and_no_more(session, stream):
                 await asyncio.sleep(0.01)
 
 
+@pytest.mark.parametrize(
+    ("kind", "code"), [("context_window", "context_length_exceeded"), ("content_policy", "content_filter")]
+)
+async def test_a_refusal_of_the_request_is_a_400_with_openais_code(session, kind, code):
+    async with serve(create_app(SOURCE, faults=parse_faults([f"m={kind}"]))) as url:
+        status, _, got, error = await read(session, url, chat(stream=True))
+    assert (status, error, orjson.loads(got)["error"]["code"]) == (400, None, code)
+
+
 async def test_malformed_is_a_sound_status_with_broken_json(session):
     async with serve(create_app(SOURCE, faults={"m": Fault("malformed")})) as url:
         status, headers, body, _ = await read(session, url, chat())
