@@ -19,9 +19,10 @@ import orjson
 
 from bandit.policy import one_hot
 from bandit.types import Context, Decision, Price
+from serving.admission import Principal
 from serving.errors import ServiceError
 from serving.learner import Learner
-from serving.records import Labels
+from serving.records import Caller, Labels
 from serving.store import StoreError
 from serving.traffic.settings import ShadowSettings
 from serving.traffic.state import Traffic
@@ -33,6 +34,7 @@ _log = logging.getLogger("pointsman.shadow")
 _UNSAID_OUTPUT_TOKENS = 4_096  # where a call sets no bound, what its answer is taken to cost until it is known
 _MAX_TEXT = 100_000  # characters of an answer that are compared
 _MODES = ("bandit", "weighted", "canary", "sticky")
+_OPERATOR = Caller(Principal())  # who asked for them, and pays: no caller's budget or rate
 _NO_FEATURES = np.zeros(0, dtype=np.float32)
 
 
@@ -61,7 +63,7 @@ class Shadows:
         learner: Learner,
         traffic: Traffic,
         *,
-        perform: Callable[[Call, Decision, Labels], Awaitable[_Answer]],
+        perform: Callable[[Call, Caller, Decision, Labels], Awaitable[_Answer]],
         grade: Callable[[str, dict[str, float]], Awaitable[Any]],
         rng: np.random.Generator,
     ) -> None:
@@ -93,6 +95,11 @@ class Shadows:
         self._under_way[task] = plan
         task.add_done_callback(lambda done: self._under_way.pop(done, None))
 
+    @property
+    def under_way(self) -> int:
+        """How many there are."""
+        return len(self._under_way)
+
     async def close(self) -> None:
         """End those under way; their outcomes say cancelled."""
         tasks = list(self._under_way)
@@ -101,10 +108,10 @@ class Shadows:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _shadow(self, plan: ShadowPlan, answer: str, now: float) -> None:
-        call = replace(plan.call, stream=False, wants_usage=True, body=_unstreamed(plan.call.body))
+        call = replace(plan.call, stream=False, wants_usage=True, timeout_s=None, body=_unstreamed(plan.call.body))
         labels = replace(plan.labels, session=None, experiment=None, origin=plan.origin.decision_id)
         try:
-            shadow = await self._perform(call, self._decision(plan, now), labels)
+            shadow = await self._perform(call, _OPERATOR, self._decision(plan, now), labels)
             if plan.settings.grade == "agreement" and answer:
                 metrics = {"agreement": agreement(answer_text(shadow.body), answer)}
                 await self._grade(plan.decision_id, metrics)

@@ -14,6 +14,7 @@ from serving.metrics import Metrics
 from serving.pools import build_pool
 from serving.records import Caller
 from serving.request_headers import read_hints
+from serving.roster import Roster
 from serving.settings import Settings
 from serving.traffic.canaries import Canary
 from serving.traffic.state import Traffic
@@ -57,6 +58,7 @@ class Steered:
             Metrics(),
             cache_decisions=1_000,
             snapshot_every_events=10**9,
+            roster=Roster(self.settings.models, {"auto": names}, {}),
             folds=(self.traffic,),
         )
         self.learner.recover()
@@ -80,6 +82,7 @@ class Steered:
         headers = {"x-pointsman-session": session} if session is not None else {}
         body: Mapping[str, Any] = {"model": more.pop("model", "auto"), "messages": messages}
         call = parse_call("chat/completions", dict(body), read_hints(headers | more.pop("headers", {})), 100)
+        self.call = call
         decision, labels = self.steering.decide(call, Caller(Principal(**more)), ts)
         record, _ = self.learner.record_decision(decision, labels)
         self.record = record
