@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from serving.access.settings import JwtSettings, TierSettings
+
 __all__ = ["render_check", "render_problems"]
 
 _NONE = "—"
@@ -88,9 +90,14 @@ def _service_rows(settings: Settings) -> Iterator[Row]:
         yield "callers", "anyone on this machine (no auth section)"
     else:
         yield "admin key", _secret(auth.admin_key)
+        if auth.jwt is not None:
+            yield "tokens", _tokens(auth.jwt)
         for entry in auth.keys:
             labels = [f"{name} {value}" for name, value in (("team", entry.team), ("tier", entry.tier)) if value]
+            labels += [f"only {', '.join(entry.allow) or 'nothing'}"] if entry.allow is not None else []
             yield "caller", ", ".join((entry.user, *labels, f"key {_secret(entry.key)}"))
+    for tier in settings.tiers:
+        yield f"tier {tier.name}", _tier(tier)
     yield "metrics", "open" if server.metrics_public or server.loopback else "with a key"
     yield "request limits", f"{server.max_body_bytes:,} bytes, {server.max_messages:,} messages"
     yield "feedback", f"accepted for {_duration(server.feedback_horizon_s)}"
@@ -98,6 +105,20 @@ def _service_rows(settings: Settings) -> Iterator[Row]:
     yield "store", f"synchronous {store.synchronous}, up to {store.queue_limit:,} events waiting"
     yield "snapshots", f"every {store.snapshot_every_events:,} events, {store.cache_decisions:,} decisions in memory"
     yield "log", f"every {log.flush_interval_s:g} s, up to {log.batch_rows:,} rows"
+
+
+def _tokens(jwt: JwtSettings) -> str:
+    """What is taken; where the keys come from only by kind, since a URL may hold a secret."""
+    source = next(name for name in ("secret", "public_key", "jwks_file", "jwks_url") if getattr(jwt, name) is not None)
+    bound = [f"{name} {value}" for name, value in (("issuer", jwt.issuer), ("audience", jwt.audience)) if value]
+    return ", ".join((" or ".join(jwt.algorithms), f"{source} set", *bound, f"user from {jwt.claims.user}"))
+
+
+def _tier(tier: TierSettings) -> str:
+    parts = [f"{name} is {actual}" for name, actual in tier.pools.items()]
+    own = [name for name in tier.allow or () if name not in tier.pools]
+    parts.append("all others, too" if tier.allow is None else f"also {', '.join(own)}" if own else "nothing else")
+    return ", ".join((*parts, f"priority {tier.priority}", *(["the default"] if tier.default else [])))
 
 
 def _model_row(model: ModelSettings) -> Row:

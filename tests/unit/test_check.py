@@ -126,3 +126,27 @@ def test_rich_is_imported_only_when_something_is_printed() -> None:
     """The service does not pay for the tables."""
     code = "import sys, serving.check, serving.settings; sys.exit('rich' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_tiers_and_tokens_are_shown_without_what_is_secret() -> None:
+    """Of a JWK set's URL only that it is set: it may hold a secret."""
+    settings = Settings.parse(
+        {
+            "models": [{"name": "one", "endpoint": "https://one.test/v1"}],
+            "pools": [{"name": "cheap", "models": ["one"]}],
+            "auth": {
+                "keys": [{"key": "sk-S3cr3t-99", "user": "ada", "allow": ["auto"]}],
+                "jwt": {
+                    "algorithms": ["RS256"],
+                    "jwks_url": "https://x.test/k?token=S3cr3t",
+                    "issuer": "https://x.test",
+                },
+            },
+            "tiers": [{"name": "free", "pools": {"auto": "cheap"}, "allow": [], "default": True}],
+        }
+    )
+    text = printed(settings)
+    assert "auto is cheap, nothing else, priority 0, the default" in text
+    assert "ada, only auto, key set" in text
+    assert "RS256, jwks_url set, issuer https://x.test, user from sub" in text
+    assert "S3cr3t" not in text + repr(settings.auth.keys if settings.auth else "")
