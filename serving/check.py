@@ -122,7 +122,7 @@ def _tier(tier: TierSettings) -> str:
 
 
 def _model_row(model: ModelSettings) -> Row:
-    upstream = [model.upstream_model, model.endpoint, f"up to {model.max_connections:,} connections"]
+    upstream = [model.upstream_model, ", ".join(place.url for place in model.places), f"up to {model.max_connections:,} connections"]
     upstream += [f"{name}: set" for name in model.headers]
     return model.name, "\n".join(upstream), _secret(model.api_key), _price(model), f"{model.timeout_s:g} s"
 
@@ -207,7 +207,10 @@ def _no_feedback(pool: PoolSettings) -> str:
 
 def _price(model: ModelSettings) -> str:
     price = model.price
-    return "unknown" if price is None else f"{price.input_per_million:g} / {price.output_per_million:g}"
+    if price is None:
+        return "unknown"
+    by_call = f" + {price.per_call:g} a call" if price.per_call else ""
+    return f"{price.input_per_million:g} / {price.output_per_million:g}{by_call}"
 
 
 def _secret(value: SecretStr | None) -> str:

@@ -6,15 +6,16 @@ Owns their ranges and defaults and how they become the library's values. It must
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
 from bandit.types import Arm, Price
-from serving.config_values import Count, Label, Name, Number, Secret, Section, reject
+from serving.config_values import Count, Label, Name, Number, OrDefaults, Secret, Section, reject
+from serving.failure_settings import BreakerSettings
 
-__all__ = ["ModelSettings", "PriceSettings"]
+__all__ = ["EndpointSettings", "ModelSettings", "PriceSettings"]
 
 
 class PriceSettings(Section):
@@ -22,6 +23,22 @@ class PriceSettings(Section):
 
     input_per_million: Number = Field(ge=0, le=1e6, description="USD per million input tokens.")
     output_per_million: Number = Field(ge=0, le=1e6, description="USD per million output tokens.")
+    cached_input_per_million: Number | None = Field(
+        default=None,
+        ge=0,
+        le=1e6,
+        description="USD per million input tokens that the endpoint had in its own cache; by default as other input.",
+    )
+    per_call: Number = Field(
+        default=0.0, ge=0, le=1e6, description="USD per call; where it is given, the prices of tokens may be left out."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_the_call_alone(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "per_call" in value:
+            return {"input_per_million": 0.0, "output_per_million": 0.0, **value}
+        return value
 
 
 def _base_url(value: str) -> str:
@@ -64,17 +81,63 @@ HeaderName = Annotated[str, AfterValidator(_header_name)]
 HeaderValue = Annotated[SecretStr, Field(max_length=4096), AfterValidator(_header_value)]
 
 
+BaseUrl = Annotated[str, AfterValidator(_base_url)]
+
+
+class EndpointSettings(Section):
+    """One of several endpoints of a model."""
+
+    url: BaseUrl = Field(description="Base URL of its API.")
+    name: Label | None = Field(default=None, description="What logs and errors call it; by default its number.")
+    api_key: Secret | None = Field(default=None, description="Its key; by default the model's.")
+    headers: dict[HeaderName, HeaderValue] = Field(
+        default_factory=dict, max_length=50, description="Headers added to each call beside the model's."
+    )
+    weight: Number = Field(default=1.0, gt=0, le=1e6, description="Its share of calls, relative to the others.")
+
+
 class ModelSettings(Section):
     """Something that can serve a call."""
 
     name: Name = Field(description="What pools and callers call it.")
-    endpoint: Annotated[str, AfterValidator(_base_url)] = Field(
-        description="Base URL of its OpenAI-compatible API, with any path prefix."
+    endpoint: BaseUrl | None = Field(
+        default=None,
+        description="Base URL of its API, with any path prefix, such as https://api.openai.com/v1; or give endpoints.",
+    )
+    endpoints: tuple[EndpointSettings, ...] = Field(
+        default=(), max_length=100, description="Several endpoints that serve the same model, instead of endpoint."
+    )
+    balance: Literal["least_outstanding", "weights"] = Field(
+        default="least_outstanding",
+        description="How endpoints are chosen: of two drawn the one with fewer calls under way, or by weight alone.",
+    )
+    max_concurrent: Count | None = Field(
+        default=None, ge=1, le=100_000, description="Most calls under way at each endpoint; by default any number."
+    )
+    breaker: Annotated[BreakerSettings, OrDefaults] = Field(
+        default_factory=BreakerSettings, description="When an endpoint that fails is left alone."
+    )
+    kind: Literal["openai", "anthropic", "http"] = Field(
+        default="openai",
+        description="What its endpoint speaks: OpenAI's protocol, Anthropic's Messages API, or that of an ML server.",
+    )
+    protocol: Literal["open_inference", "json"] | None = Field(
+        default=None,
+        validate_default=True,
+        description="Of kind http: the Open Inference Protocol, version 2, or any JSON object posted to the endpoint.",
+    )
+    max_output_tokens: Count | None = Field(
+        default=None,
+        ge=1,
+        le=10_000_000,
+        description="Most tokens of an answer where the caller sets no limit; for kind anthropic, 4096 by default.",
     )
     upstream_model: Label = Field(
         default="", validate_default=True, description="What its endpoint calls it; by default its name."
     )
-    api_key: Secret | None = Field(default=None, description="Key sent to the endpoint as a bearer token.")
+    api_key: Secret | None = Field(
+        default=None, description="Key sent to the endpoint: a bearer token, or Anthropic's x-api-key."
+    )
     price: PriceSettings | None = Field(
         default=None, description="List price; without one the cost is unknown, never zero."
     )
@@ -91,6 +154,14 @@ class ModelSettings(Section):
     def _name_unless_given(cls, value: Any, info: ValidationInfo) -> Any:
         return info.data.get("name", "-") if value in ("", None) else value
 
+    @field_validator("protocol")
+    @classmethod
+    def _of_http_alone(cls, value: str | None, info: ValidationInfo) -> str | None:
+        kind = info.data.get("kind")
+        if value is not None and kind in ("openai", "anthropic"):
+            reject(f"is for kind http, and this is {kind}", "remove one of the two")
+        return "open_inference" if value is None and kind == "http" else value
+
     @field_validator("headers")
     @classmethod
     def _each_once(cls, headers: dict[str, SecretStr], info: ValidationInfo) -> dict[str, SecretStr]:
@@ -98,10 +169,31 @@ class ModelSettings(Section):
         for name in headers:
             if name.lower() in seen:
                 reject("is given twice; headers ignore case", "remove one", (name,))
-            if name.lower() == "authorization" and info.data.get("api_key") is not None:
+            own = "x-api-key" if info.data.get("kind") == "anthropic" else "authorization"
+            if name.lower() == own and info.data.get("api_key") is not None:
                 reject("is also made from api_key", "remove one of the two", (name,))
             seen.add(name.lower())
         return headers
+
+    @model_validator(mode="after")
+    def _called_somewhere(self) -> ModelSettings:
+        if (self.endpoint is None) == (not self.endpoints):
+            word = "is required, or endpoints" if self.endpoint is None else "and endpoints exclude each other"
+            reject(word, None if self.endpoint is None else "remove one of the two", ("endpoint",))
+        names = [place.name for place in self.places]
+        if len(set(names)) < len(names):
+            reject("have the same name twice", "name each its own", ("endpoints",))
+        return self
+
+    @property
+    def places(self) -> tuple[EndpointSettings, ...]:
+        """Where it is called, each with a name."""
+        if self.endpoint is not None:
+            return (EndpointSettings(url=self.endpoint, name="1"),)
+        return tuple(
+            place.model_copy(update={"name": place.name or str(number)})
+            for number, place in enumerate(self.endpoints, 1)
+        )
 
     def to_arm(self) -> Arm:
         """The model as the library's arm."""

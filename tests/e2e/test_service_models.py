@@ -83,7 +83,12 @@ async def test_every_model_is_listed_with_its_part_in_each_pool(service, http):
     assert [entry["pool"] for entry in good["pools"]] == ["auto", "other", "pinned-down", "shares"]
     assert good["pools"][0] == {"pool": "auto"} | part
     assert (good["source"], good["problem"], models["steady"]["pools"]) == ("configuration", None, [])
-    assert good["price"] == {"input_per_million": 1.0, "output_per_million": 10.0}
+    assert good["price"] == {
+        "input_per_million": 1.0,
+        "output_per_million": 10.0,
+        "cached_input_per_million": None,
+        "per_call": 0.0,
+    }
     assert "api_key" not in good
 
 
