@@ -14,8 +14,12 @@ __all__ = ["named_models", "shadow_model"]
 
 
 def named_models(pool: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
-    """The models that a pool's `weights` and `experiments` name, each with its place: they must be in the pool."""
+    """The models that a pool's `weights`, `canary` and `experiments` name, with their places: they must be in it."""
     yield from _weighed(pool.get("weights"), ("weights",))
+    canary = pool.get("canary")
+    if isinstance(canary, Mapping):
+        named = [(setting, canary.get(setting)) for setting in ("model", "compare_to")]
+        yield from ((("canary", setting), name) for setting, name in named if isinstance(name, str) and name)
     experiments = pool.get("experiments")
     for i, experiment in enumerate(experiments if isinstance(experiments, list | tuple) else ()):
         variants = experiment.get("variants") if isinstance(experiment, Mapping) else None
