@@ -122,7 +122,11 @@ def _tier(tier: TierSettings) -> str:
 
 
 def _model_row(model: ModelSettings) -> Row:
-    upstream = [model.upstream_model, ", ".join(place.url for place in model.places), f"up to {model.max_connections:,} connections"]
+    upstream = [
+        model.upstream_model,
+        model.endpoint,
+        f"up to {model.max_connections:,} connections",
+    ]
     upstream += [f"{name}: set" for name in model.headers]
     return model.name, "\n".join(upstream), _secret(model.api_key), _price(model), f"{model.timeout_s:g} s"
 

@@ -217,9 +217,7 @@ class FeedbackDesk:
         self._unsettled[decision_id] = entry
         durable.add_done_callback(settle)
 
-    def _find(
-        self, decision_id: str, now: float, tenant: str | None
-    ) -> tuple[Record, asyncio.Future[None] | None]:
+    def _find(self, decision_id: str, now: float, tenant: str | None) -> tuple[Record, asyncio.Future[None] | None]:
         made_at = made_at_s(decision_id)
         if made_at is None:
             raise UnknownDecision(decision_id)
