@@ -242,9 +242,9 @@ class Learner:
     def _replay(self, event: Event) -> None:
         if event.kind == "decision":
             row = orjson.loads(event.payload)
-            record = Record(Decision.from_row(row), labels=labels_from(row))
-            self._remember(record)
-            self._apply_decision(record)
+            made = Record(Decision.from_row(row), labels=labels_from(row))
+            self._remember(made)
+            self._apply_decision(made)
         elif event.kind == "outcome":
             outcome = Outcome(**orjson.loads(event.payload))
             record = self._recall(event)

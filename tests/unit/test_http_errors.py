@@ -13,6 +13,8 @@ from aiohttp.test_utils import TestClient, TestServer
 import serving.errors
 import serving.log_errors
 from serving import store
+from serving.access.keys import KeyRing
+from serving.access.tiers import Tiers
 from serving.admission import Admission
 from serving.errors import (
     CallerGone,
@@ -196,8 +198,11 @@ async def test_operators_need_a_key_unless_only_this_machine_can_ask_or_the_conf
     auth = AuthSettings.model_validate({"keys": [{"key": "first-key-1", "user": "ada"}]})
     settings = ServerSettings(host=host, metrics_public=public)
     metrics, learner = Metrics(), _Healthy()
-    unused = dict.fromkeys(("admin", "benchmarks", "matrix", "export"))
-    handlers = Handlers(settings, Admission(auth), None, None, **unused, learner=learner, metrics=metrics)
+    unused = dict.fromkeys(("admin", "benchmarks", "matrix", "export", "keys"))
+    ring = KeyRing(auth.keys)
+    tiers = Tiers((), ring.allowed)
+    admission = Admission(auth, ring, tiers, clock=lambda: 1e9)
+    handlers = Handlers(settings, admission, None, None, **unused, tiers=tiers, learner=learner, metrics=metrics)
     handlers.ready = True
     app = web.Application(middlewares=[error_middleware(metrics, 10)])
     app.add_routes(handlers.routes())
