@@ -13,6 +13,7 @@ import bandit.filters
 from bandit.newcomers import Newcomers
 from bandit.types import Arm, Constraints, Objective
 from serving.config_values import Count, Label, Name, Number, OrDefaults, Section, reject, resolved
+from serving.traffic.canary_settings import CanarySettings
 from serving.traffic.settings import (
     ExperimentSettings,
     Learning,
@@ -275,6 +276,9 @@ class PoolSettings(Section):
     )
     feedback: Annotated[FeedbackSettings, OrDefaults] = Field(
         default_factory=FeedbackSettings, description="What is made of decisions that get no feedback."
+    )
+    canary: CanarySettings | None = Field(
+        default=None, description="A model on trial, given more calls as it proves itself; by default none."
     )
     newcomers: Annotated[NewcomerSettings, OrDefaults] = Field(
         default_factory=NewcomerSettings, description="What new models may take."
