@@ -6,7 +6,7 @@ Owns their ranges and defaults and how they become the library's values. It must
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
@@ -87,30 +87,11 @@ class ModelSettings(Section):
     """Something that can serve a call."""
 
     name: Name = Field(description="What pools and callers call it.")
-    endpoint: BaseUrl = Field(
-        description="Base URL of its API, with any path prefix, such as https://api.openai.com/v1."
-    )
-    kind: Literal["openai", "anthropic", "http"] = Field(
-        default="openai",
-        description="What its endpoint speaks: OpenAI's protocol, Anthropic's Messages API, or that of an ML server.",
-    )
-    protocol: Literal["open_inference", "json"] | None = Field(
-        default=None,
-        validate_default=True,
-        description="Of kind http: the Open Inference Protocol, version 2, or any JSON object posted to the endpoint.",
-    )
-    max_output_tokens: Count | None = Field(
-        default=None,
-        ge=1,
-        le=10_000_000,
-        description="Most tokens of an answer where the caller sets no limit; for kind anthropic, 4096 by default.",
-    )
+    endpoint: BaseUrl = Field(description="Base URL of its OpenAI-compatible API, with any path prefix.")
     upstream_model: Label = Field(
         default="", validate_default=True, description="What its endpoint calls it; by default its name."
     )
-    api_key: Secret | None = Field(
-        default=None, description="Key sent to the endpoint: a bearer token, or Anthropic's x-api-key."
-    )
+    api_key: Secret | None = Field(default=None, description="Key sent to the endpoint as a bearer token.")
     price: PriceSettings | None = Field(
         default=None, description="List price; without one the cost is unknown, never zero."
     )
@@ -127,14 +108,6 @@ class ModelSettings(Section):
     def _name_unless_given(cls, value: Any, info: ValidationInfo) -> Any:
         return info.data.get("name", "-") if value in ("", None) else value
 
-    @field_validator("protocol")
-    @classmethod
-    def _of_http_alone(cls, value: str | None, info: ValidationInfo) -> str | None:
-        kind = info.data.get("kind")
-        if value is not None and kind in ("openai", "anthropic"):
-            reject(f"is for kind http, and this is {kind}", "remove one of the two")
-        return "open_inference" if value is None and kind == "http" else value
-
     @field_validator("headers")
     @classmethod
     def _each_once(cls, headers: dict[str, SecretStr], info: ValidationInfo) -> dict[str, SecretStr]:
@@ -142,8 +115,7 @@ class ModelSettings(Section):
         for name in headers:
             if name.lower() in seen:
                 reject("is given twice; headers ignore case", "remove one", (name,))
-            own = "x-api-key" if info.data.get("kind") == "anthropic" else "authorization"
-            if name.lower() == own and info.data.get("api_key") is not None:
+            if name.lower() == "authorization" and info.data.get("api_key") is not None:
                 reject("is also made from api_key", "remove one of the two", (name,))
             seen.add(name.lower())
         return headers

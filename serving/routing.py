@@ -184,11 +184,12 @@ class _Attempt:
                 time_to_first_token_s=self._first_byte_s,
                 input_tokens=usage.input_tokens,
                 output_tokens=usage.output_tokens,
-                cost_usd=self.endpoint.cost_usd(usage.input_tokens, usage.output_tokens),
+                cost_usd=self.endpoint.cost_usd(usage.input_tokens, usage.output_tokens, usage.cached_tokens),
                 http_status=http_status,
                 error=error,
                 stream=self._stream,
                 tokens_estimated=estimated,
+                cached_tokens=usage.cached_tokens,
             ),
         )
 

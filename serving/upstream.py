@@ -55,11 +55,13 @@ class Endpoint:
             skip_auto_headers=("User-Agent",),
         )
 
-    def cost_usd(self, input_tokens: int | None, output_tokens: int | None) -> float | None:
+    def cost_usd(
+        self, input_tokens: int | None, output_tokens: int | None, cached_tokens: int | None = None
+    ) -> float | None:
         """What those tokens cost; None where the price or a count is unknown."""
         if self.arm.price is None or input_tokens is None or output_tokens is None:
             return None
-        return self.arm.price.cost_usd(input_tokens, output_tokens)
+        return self.arm.price.cost_usd(input_tokens, output_tokens, cached_tokens or 0)
 
     async def send(self, kind: str, body: bytes) -> dict[str, Any]:
         """The endpoint's JSON answer; raises UpstreamError and its kinds."""

@@ -62,10 +62,11 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one answer; None: the upstream did not say."""
+    """Tokens of one answer, `cached_tokens` of the input's from the upstream's cache; None: it did not say."""
 
     input_tokens: int | None
     output_tokens: int | None
+    cached_tokens: int | None = None
 
 
 def parse_json(raw: bytes) -> Any:
@@ -162,7 +163,9 @@ def usage_of(body: Mapping[str, Any]) -> Usage:
     if not isinstance(usage, dict):
         return Usage(None, None)
     output = usage.get("completion_tokens", 0 if "prompt_tokens" in usage else None)
-    return Usage(_count(usage.get("prompt_tokens")), _count(output))
+    details = usage.get("prompt_tokens_details")
+    cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else None
+    return Usage(_count(usage.get("prompt_tokens")), _count(output), cached)
 
 
 class EventReader:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bandit.types import Prompt
+from bandit.types import Price, Prompt
 from serving.errors import InvalidRequest
 from serving.request_headers import Hints
 from serving.wire import (
@@ -162,6 +162,15 @@ def test_any_json_object_is_a_call_or_an_invalid_request(kind, body):
 def test_only_counts_are_usage(usage, expected):
     """An embedding has no completion tokens: none were made."""
     assert usage_of({"usage": usage}) == Usage(*expected)
+
+
+def test_input_from_the_upstreams_cache_is_counted_and_costs_its_own_price():
+    """1,000 tokens at 2 USD a million, 400 of them cached at 0.5, and 100 of output at 10, by hand 0.0024 USD."""
+    usage = {"prompt_tokens": 1000, "completion_tokens": 100, "prompt_tokens_details": {"cached_tokens": 400}}
+    assert usage_of({"usage": usage}) == Usage(1000, 100, 400)
+    assert Price(2.0, 10.0, cached_input_per_million=0.5).cost_usd(1000, 100, 400) == pytest.approx(0.0024)
+    assert Price(2.0, 10.0, per_call=0.5).cost_usd(1000, 100, 400) == pytest.approx(0.503)
+    assert usage_of({"usage": usage | {"prompt_tokens_details": "many"}}) == Usage(1000, 100)
 
 
 def test_an_answer_gets_our_id_and_model():
