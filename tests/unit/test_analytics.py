@@ -368,7 +368,7 @@ async def test_a_newer_schema_is_left_alone(path, store, log):
         connection.execute("UPDATE schema_version SET version = version + 1")
     await store.append(outcomes(1))
     assert await log.flush() == 0
-    assert "schema is version 4 and this program knows up to 3; upgrade" in log.last_error
+    assert "schema is version 5 and this program knows up to 4; upgrade" in log.last_error
     assert counts(path) == (0, 0, 0)
 
 
@@ -472,7 +472,16 @@ async def test_a_file_of_the_first_version_is_brought_up_to_date(path, store, lo
     ]
 
 
+def _without_what_version_4_brought(connection):
+    connection.execute("DROP TABLE changes")
+    for column in ("key_id", "session", "experiment", "origin"):
+        connection.execute(f"ALTER TABLE decisions DROP COLUMN {column}")
+    for column in ("endpoint", "cached_tokens", "saved_usd"):
+        connection.execute(f"ALTER TABLE outcomes DROP COLUMN {column}")
+
+
 def _without_what_version_3_brought(connection):
+    _without_what_version_4_brought(connection)
     for column in ("run", "input_tokens", "output_tokens"):
         connection.execute(f"ALTER TABLE benchmark_results DROP COLUMN {column}")
 
@@ -489,9 +498,28 @@ async def test_a_file_of_the_second_version_gets_the_run_and_tokens_of_benchmark
     reopened = AnalyticalLog(path, store)
     assert await reopened.flush() == 1
     await reopened.close()
-    assert query(path, "FROM schema_version") == [(3,)]
+    assert query(path, "FROM schema_version") == [(4,)]
     rows = query(path, "SELECT item_id, quality, run, input_tokens, output_tokens FROM benchmark_results ORDER BY seq")
     assert rows == [("1", 1.0, None, None, None), ("2", 1.0, "r", 3, 5)]
+
+
+async def test_a_file_of_the_third_version_gets_changes_and_who_called(path, store, log):
+    """A change's own values are kept as JSON text; what is no column, such as a key's digest, is left out."""
+    d = decision(0, np.random.default_rng(1))
+    await store.append([Event("decision", d.decision_id, d.ts, dumps(d.to_row()))])
+    await log.flush()
+    with duckdb.connect(str(path)) as connection:
+        _without_what_version_4_brought(connection)
+        connection.execute("UPDATE schema_version SET version = 3")
+    row = {"ts": 1.0, "subject": "keys", "what": "created", "after": {"id": "k"}, "by": "admin", "digest": "ab"}
+    await store.append([Event("change", "", 1.0, dumps(row))])
+    reopened = AnalyticalLog(path, store)
+    assert (await reopened.flush(), reopened.rejected_events) == (1, 0)
+    await reopened.close()
+    assert query(path, "SELECT key_id, session, experiment, origin FROM decisions") == [(None, None, None, None)]
+    assert query(path, "SELECT subject, what, after, before, by FROM changes") == [
+        ("keys", "created", '{"id":"k"}', None, "admin")
+    ]
 
 
 async def test_models_that_come_and_go_are_changes_of_standing(path, store, log):
