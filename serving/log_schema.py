@@ -138,5 +138,5 @@ MIGRATIONS = {  # from a version to the next; what an earlier program never did 
     " ALTER TABLE log.outcomes ADD COLUMN cached_tokens BIGINT;"
     " ALTER TABLE log.outcomes ADD COLUMN saved_usd DOUBLE;"
     " CREATE TABLE log.changes (seq BIGINT, ts DOUBLE, subject VARCHAR, what VARCHAR, pool VARCHAR, model VARCHAR,"
-    " before VARCHAR, after VARCHAR, reason VARCHAR, by VARCHAR)",
+    ' "before" VARCHAR, "after" VARCHAR, reason VARCHAR, "by" VARCHAR)',
 }

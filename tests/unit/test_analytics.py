@@ -514,7 +514,8 @@ async def test_a_file_of_the_third_version_gets_changes_and_who_called(path, sto
     row = {"ts": 1.0, "subject": "keys", "what": "created", "after": {"id": "k"}, "by": "admin", "digest": "ab"}
     await store.append([Event("change", "", 1.0, dumps(row))])
     reopened = AnalyticalLog(path, store)
-    assert (await reopened.flush(), reopened.rejected_events) == (1, 0)
+    flushed = await reopened.flush()
+    assert (flushed, reopened.rejected_events) == (1, 0)
     await reopened.close()
     assert query(path, "SELECT key_id, session, experiment, origin FROM decisions") == [(None, None, None, None)]
     assert query(path, "SELECT subject, what, after, before, by FROM changes") == [
