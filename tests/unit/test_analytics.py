@@ -518,7 +518,7 @@ async def test_a_file_of_the_third_version_gets_changes_and_who_called(path, sto
     assert (flushed, reopened.rejected_events) == (1, 0)
     await reopened.close()
     assert query(path, "SELECT key_id, session, experiment, origin FROM decisions") == [(None, None, None, None)]
-    assert query(path, "SELECT subject, what, after, before, by FROM changes") == [
+    assert query(path, 'SELECT subject, what, "after", "before", "by" FROM changes') == [
         ("keys", "created", '{"id":"k"}', None, "admin")
     ]
 
