@@ -7,28 +7,39 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import logging
 import os
+import random
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
 
+import aiohttp
 import numpy as np
 from aiohttp import web
 
+from serving.access.budget_desk import BudgetDesk
 from serving.access.keys import KeyRing
+from serving.access.ledger import Ledger
+from serving.access.rates import Rates
 from serving.access.tiers import Tiers
 from serving.access.tokens import token_reader
+from serving.access.usage import Usage
+from serving.access.webhook import Webhooks
 from serving.admin import AdminDesk
 from serving.admin_keys import KeyDesk
 from serving.admission import Admission
 from serving.analytics import AnalyticalLog
+from serving.attempts import Means
 from serving.benchmarks import BenchmarkDesk
-from serving.feedback import FeedbackDesk
+from serving.feedback import FeedbackDesk, RewardItem
 from serving.handlers import Handlers
 from serving.http_errors import error_middleware, without_request_bytes
 from serving.imputation import MissingFeedback
+from serving.intake import Intake
 from serving.learner import Learner
 from serving.log_export import LogExport
 from serving.matrix import Matrix
@@ -40,6 +51,13 @@ from serving.schedule import Schedule
 from serving.settings import ServerSettings, Settings
 from serving.sqlite_store import SqliteStore
 from serving.store import StoreError
+from serving.traffic.canaries import Canary
+from serving.traffic.gate import Gate
+from serving.traffic.pool_desk import PoolDesk
+from serving.traffic.sessions import installation_key
+from serving.traffic.shadow import Shadows
+from serving.traffic.state import Traffic
+from serving.traffic.steering import Steering
 from serving.upstream import Upstreams
 from serving.warmstart import read_warm_starts
 
@@ -66,50 +84,48 @@ async def serve(settings: Settings) -> AsyncIterator[str]:
         stack.push_async_callback(store.close)
         log = AnalyticalLog(server.data_dir / "log.duckdb", store, batch_events=settings.log.batch_rows)
         stack.push_async_callback(log.close)
-        starts = read_warm_starts(server.data_dir)
-        ring = KeyRing(settings.auth.keys if settings.auth is not None else ())
-        tiers = Tiers(settings.tiers, ring.allowed)
-        roster = Roster(settings.models, {pool.name: pool.models for pool in settings.pools}, os.environ)
-        learner = Learner(
-            {pool.name: start_pool(pool, settings, starts.get(pool.name)) for pool in settings.pools},
-            {pool.name: np.random.default_rng(pool.policy.seed) for pool in settings.pools},
-            store,
-            metrics,
-            cache_decisions=settings.store.cache_decisions,
-            snapshot_every_events=settings.store.snapshot_every_events,
-            roster=roster,
-            folds=(ring,),
-        )
-        started = time.perf_counter()
-        replayed = learner.recover()
-        _log.info("replayed %d events in %.2f s", replayed, time.perf_counter() - started)
+        learned = _learned(settings, store, metrics)
+        learner, traffic, ledger = learned.learner, learned.traffic, learned.ledger
         stack.push_async_callback(_last_snapshot, learner, store)
-        upstreams = await stack.enter_async_context(Upstreams(roster.models, server.max_response_bytes))
+        upstreams = await stack.enter_async_context(Upstreams(learner.roster.models, server.max_response_bytes))
         metrics_of = {pool.name: pool.quality_metrics or {} for pool in settings.pools}
         desk = FeedbackDesk(learner, metrics_of, server.feedback_horizon_s)
-        admin = AdminDesk(learner, upstreams, os.environ)
         tokens = await stack.enter_async_context(token_reader(settings.auth))
-        admission = Admission(settings.auth, ring, tiers, tokens=tokens, clock=time.time)
-        routing, benchmarks = Routing(learner, upstreams), BenchmarkDesk(learner, store, metrics)
-        keys = KeyDesk(settings.auth, settings.tiers, ring, learner, known=lambda: routing.names, clock=time.time)
+        admission = Admission(settings.auth, learned.ring, learned.tiers, tokens=tokens, clock=time.time)
+        means = Means(learner, upstreams, ledger, random.Random(), settings.metering.assumed_output_tokens)
+        steering = Steering(
+            learner, traffic, upstreams, installation_key(server.data_dir / "session.key"), np.random.default_rng()
+        )
+        failures = {pool.name: pool.failures for pool in settings.pools if pool.failures is not None}
+        routing = Routing(means, steering, failures, settings.failures, traffic.usable)
+        webhooks = await stack.enter_async_context(_webhooks(settings))
+        ledger.notify = webhooks.put
         handlers = Handlers(
             server,
             admission,
             routing,
             desk,
-            admin=admin,
-            keys=keys,
-            tiers=tiers,
-            benchmarks=benchmarks,
+            admin=AdminDesk(learner, upstreams, os.environ),
+            keys=KeyDesk(
+                settings.auth, settings.tiers, learned.ring, learner, known=lambda: routing.names, clock=time.time
+            ),
+            tiers=learned.tiers,
+            benchmarks=BenchmarkDesk(learner, store, metrics),
             matrix=Matrix(learner, log),
             export=LogExport(log, server.data_dir),
+            pools=PoolDesk(learner, traffic, lambda name: _breakers(upstreams, name)),
+            budgets=BudgetDesk(ledger, learner),
+            usage=Usage(log, store, most_rows=settings.metering.usage_rows),
             learner=learner,
             metrics=metrics,
+            intake=_intake(settings, learned, routing, desk, metrics=metrics, stack=stack),
         )
         _watch(metrics, store, log)
         stack.push_async_callback(_cancel, asyncio.create_task(log.run(settings.log.flush_interval_s)))
         missing = MissingFeedback(_assumed(settings), desk, learner, store, server.feedback_horizon_s)
-        keep = asyncio.create_task(_housekeeping(learner, store, log, missing, server.feedback_horizon_s))
+        if rows := traffic.tick(time.time()):
+            await learner.change(rows)
+        keep = asyncio.create_task(_housekeeping(learned, store, log, missing, server.feedback_horizon_s))
         stack.push_async_callback(_cancel, keep)
         address = await stack.enter_async_context(_listening(handlers, metrics, server))
         handlers.ready = True
@@ -120,6 +136,80 @@ async def serve(settings: Settings) -> AsyncIterator[str]:
             _log.warning("%s: %s", warning.path, warning.message)
         yield f"http://{address}"
         handlers.ready = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Learned:
+    """All that is rebuilt from the log, and who may use what."""
+
+    learner: Learner
+    ring: KeyRing
+    tiers: Tiers
+    traffic: Traffic
+    ledger: Ledger
+
+
+def _learned(settings: Settings, store: SqliteStore, metrics: Metrics) -> _Learned:
+    """The learner and the folds beside it, as the log says."""
+    starts = read_warm_starts(settings.server.data_dir)
+    pools = {pool.name: start_pool(pool, settings, starts.get(pool.name)) for pool in settings.pools}
+    ring = KeyRing(settings.auth.keys if settings.auth is not None else ())
+    traffic = Traffic(settings.pools, {pool.name: Canary(pools[pool.name], pool.canary) for pool in settings.pools})
+    ledger = Ledger(settings.budgets, max_counters=settings.metering.max_counters)
+    learner = Learner(
+        pools,
+        {pool.name: np.random.default_rng(pool.policy.seed) for pool in settings.pools},
+        store,
+        metrics,
+        cache_decisions=settings.store.cache_decisions,
+        snapshot_every_events=settings.store.snapshot_every_events,
+        roster=Roster(settings.models, {pool.name: pool.models for pool in settings.pools}, os.environ),
+        folds=(ring, traffic, ledger),
+    )
+    started = time.perf_counter()
+    replayed = learner.recover()
+    _log.info("replayed %d events in %.2f s", replayed, time.perf_counter() - started)
+    return _Learned(learner, ring, Tiers(settings.tiers, ring.allowed), traffic, ledger)
+
+
+def _intake(
+    settings: Settings,
+    learned: _Learned,
+    routing: Routing,
+    desk: FeedbackDesk,
+    *,
+    metrics: Metrics,
+    stack: contextlib.AsyncExitStack,
+) -> Intake:
+    """What a call passes before it is routed, and what goes on beside it."""
+    gate = Gate(settings.overload, clock=time.perf_counter, rng=random.Random(), shed=metrics.count_shed)
+    stack.callback(gate.close)
+    metrics.watch_gate(gate)
+
+    async def grade(decision_id: str, values: dict[str, float]) -> None:
+        await desk.accept(RewardItem(decision_id=decision_id, metrics=values), time.time())
+
+    perform = functools.partial(routing.perform, fallbacks=False)
+    shadows = Shadows(learned.learner, learned.traffic, perform=perform, grade=grade, rng=np.random.default_rng())
+    stack.push_async_callback(shadows.close)
+    rates = Rates(settings.limits, max_counters=settings.metering.max_counters)
+    return Intake(gate, rates, learned.ledger, shadows)
+
+
+@contextlib.asynccontextmanager
+async def _webhooks(settings: Settings) -> AsyncIterator[Webhooks]:
+    """Deliver what budgets tell; no connection is made before one does."""
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
+        webhooks = Webhooks(session, settings.metering)
+        delivery = asyncio.create_task(webhooks.run())
+        try:
+            yield webhooks
+        finally:
+            await _cancel(delivery)
+
+
+def _breakers(upstreams: Upstreams, model: str) -> dict[str, str]:
+    return dict(upstreams[model].states(time.monotonic())) if model in upstreams else {}
 
 
 @contextlib.contextmanager
@@ -195,9 +285,10 @@ def _assumed(settings: Settings) -> dict[str, tuple[float, float]]:
 
 
 async def _housekeeping(
-    learner: Learner, store: SqliteStore, log: AnalyticalLog, missing: MissingFeedback, horizon_s: float
+    learned: _Learned, store: SqliteStore, log: AnalyticalLog, missing: MissingFeedback, horizon_s: float
 ) -> None:
-    """See to feedback that has not come; drop events past its horizon that both the log and a snapshot hold."""
+    """See to canaries and missing feedback; drop events past its horizon that the log and a snapshot hold."""
+    learner = learned.learner
     while True:
         await asyncio.sleep(_HOUSEKEEPING_S)
         up_to_seq = min(learner.snapshot_position, log.position)
@@ -205,6 +296,8 @@ async def _housekeeping(
         before_ts = learner.snapshot_ts - horizon_s
         try:
             await missing.run(time.time())
+            if rows := learned.traffic.tick(time.time()):
+                await learner.change(rows)
             while await store.prune(before_ts, up_to_seq, _PRUNE_BATCH) == _PRUNE_BATCH:
                 await asyncio.sleep(0)
         except StoreError as error:  # the service is unready from here on; there is nothing more to keep tidy

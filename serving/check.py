@@ -124,7 +124,7 @@ def _tier(tier: TierSettings) -> str:
 def _model_row(model: ModelSettings) -> Row:
     upstream = [
         model.upstream_model,
-        model.endpoint,
+        "\n".join(place.url for place in model.places),
         f"up to {model.max_connections:,} connections",
     ]
     upstream += [f"{name}: set" for name in model.headers]

@@ -55,7 +55,7 @@ def fill_secrets(document: Document) -> None:
     for number, loc in enumerate(sorted(document.unset, key=str)):
         if loc[-1] in _KEYS or "headers" in loc:
             placeholder = f"not-set-{number:08d}"  # keys must differ
-        elif loc[-1] == "endpoint":
+        elif loc[-1] in ("endpoint", "url"):
             placeholder = _NO_ENDPOINT
         else:
             continue

@@ -247,6 +247,7 @@ def _names(data: Mapping[str, Any], section: str) -> Iterator[tuple[int, str]]:
 def doubts(settings: Settings) -> Iterator[Problem]:
     """Warnings: what the service accepts, and its operator should know."""
     yield from _tier_doubts(settings)
+    yield from _budget_doubts(settings)
     for i, pool in enumerate(settings.pools):
         yield from _pool_doubts(("pools", i), pool, settings)
     for i, entry in enumerate(settings.benchmarks):
@@ -279,6 +280,21 @@ def _allow_doubts(at: Loc, allow: tuple[str, ...] | None, known: set[str]) -> It
     for j, name in enumerate(allow or ()):
         if name not in known:  # it may be added while the service runs; until then it allows nothing
             yield Problem(dotted((*at, j)), f"no pool or model is called {name!r} yet", _nearest(name, tuple(known)))
+
+
+def _budget_doubts(settings: Settings) -> Iterator[Problem]:
+    unpriced = [model.name for model in settings.models if model.price is None]
+    tiers = {tier.name for tier in settings.tiers}
+    for i, entry in enumerate(settings.budgets):
+        if entry.usd is not None and unpriced:
+            named = ", ".join(unpriced[:5])
+            message = f"cannot hold for models without a price, whose cost is unknown: {named}"
+            yield Problem(dotted(("budgets", i, "usd")), message, "give them a price, or add a budget of tokens")
+    for section, entries in (("budgets", settings.budgets), ("limits", settings.limits)):
+        for i, scoped in enumerate(entries):
+            for setting, name in (("tier", scoped.tier), ("match", scoped.match if scoped.scope == "tier" else "*")):
+                if name not in (None, "*") and name not in tiers:
+                    yield Problem(dotted((section, i, setting)), f"no tier is called {name!r}: it concerns nobody")
 
 
 def _asks(entry: BenchmarkSettings, pool: PoolSettings) -> bool:

@@ -43,7 +43,7 @@ class FailureSettings(Section):
     fallbacks: tuple[Name, ...] | None = Field(
         default=None,
         max_length=50,
-        description="Models tried next, in this order; by default the pool's feasible models by utility. Empty: none.",
+        description="Models tried next, in this order; by default the pool's feasible ones by utility; empty for none.",
     )
     on: tuple[Cause, ...] = Field(
         default=("errors", "context_window", "content_policy"),

@@ -23,7 +23,10 @@ analytical log."""
 class Fold(Protocol):
     """One part; `subject` marks its change rows, and is its key in a snapshot. All calls are in the log's order."""
 
-    subject: str
+    @property
+    def subject(self) -> str:
+        """Marks its rows."""
+        ...
 
     def changed(self, row: ChangeRow) -> None:
         """Act on a change of this subject; what cannot be done any more is logged and left out, never raised."""

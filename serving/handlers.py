@@ -7,7 +7,6 @@ A handler holds no state and makes no decision. Errors are not caught here but w
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
@@ -15,25 +14,33 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from aiohttp import web
 
+from bandit.types import Outcome
+from serving.access.budget_desk import BudgetDesk
 from serving.access.tiers import Tiers
+from serving.access.usage import Usage
 from serving.admin import AdminDesk
+from serving.admin_handlers import AdminHandlers
 from serving.admin_keys import KeyDesk
 from serving.admission import Admission, Principal
-from serving.benchmarks import BenchmarkDesk, parse_results
+from serving.benchmarks import BenchmarkDesk
 from serving.errors import CallerGone, InvalidRequest, ServiceError, Unavailable, UnknownModel
 from serving.feedback import FeedbackDesk, parse_outcome, parse_rewards
-from serving.http_errors import described
+from serving.http_errors import CALLER_HEADERS, described
+from serving.intake import Intake
 from serving.key_handlers import KeyHandlers
 from serving.learner import Learner
-from serving.log_export import Excerpt, LogExport
+from serving.log_export import LogExport
 from serving.matrix import Matrix
 from serving.metrics import Metrics
-from serving.query_strings import moment_of, number_of, parameters_of
-from serving.records import Labels
+from serving.pool_handlers import PoolHandlers
+from serving.records import Caller
 from serving.request_headers import read_hints, with_fields
-from serving.routing import Routing
+from serving.routing import AnswerStream, Routing
 from serving.settings import ServerSettings
+from serving.spending_handlers import SpendingHandlers
 from serving.store import StoreError
+from serving.traffic.pool_desk import PoolDesk
+from serving.traffic.shadow import answer_text
 from serving.wire import Call, Kind, model_name, parse_body, parse_call, parse_json
 
 if TYPE_CHECKING:
@@ -44,7 +51,7 @@ __all__ = ["Handlers"]
 _CHUNK_BYTES = 1 << 18
 
 
-class Handlers(KeyHandlers):
+class Handlers(AdminHandlers, KeyHandlers, PoolHandlers, SpendingHandlers):
     """All routes of the service, over the parts that `app` put together."""
 
     def __init__(
@@ -60,14 +67,20 @@ class Handlers(KeyHandlers):
         benchmarks: BenchmarkDesk,
         matrix: Matrix,
         export: LogExport,
+        pools: PoolDesk,
+        budgets: BudgetDesk,
+        usage: Usage,
         learner: Learner,
         metrics: Metrics,
+        intake: Intake,
     ) -> None:
         self._server = server
         self._admission, self._routing, self._desk = admission, routing, desk
         self._admin, self._benchmarks, self._matrix, self._export = admin, benchmarks, matrix, export
         self._learner, self._metrics = learner, metrics
         self._keys, self._tiers = keys, tiers
+        self._pools, self._budgets, self._usage = pools, budgets, usage
+        self._intake = intake
         self._started_at = int(time.time())
         self.ready = False
 
@@ -84,13 +97,10 @@ class Handlers(KeyHandlers):
             web.get("/healthz", self.healthz),
             web.get("/readyz", self.readyz),
             web.get("/metrics", self.metrics),
-            web.get("/admin/models", self.admin_models),
-            web.post("/admin/models", self.add_model),
-            web.delete("/admin/models/{name:.+}", self.remove_model),
-            web.post("/admin/benchmarks", self.post_benchmarks),
-            web.get("/admin/matrix", self.admin_matrix),
-            web.get("/admin/log.parquet", self.admin_log),
+            *self.admin_routes(),
             *self.key_routes(),
+            *self.spending_routes(),
+            *self.pool_routes(),
         ]
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
@@ -133,8 +143,8 @@ class Handlers(KeyHandlers):
             body["input"] = ""
         hints = with_fields(read_hints(request.headers), body)
         call = parse_call(kind, body, hints, self._server.max_messages)
-        decision = self._routing.decide(call, ts=time.time())
-        _, durable = self._learner.record_decision(decision, Labels(principal, hints.tags))
+        decision, labels = self._routing.decide(call, Caller(principal, hints.tags), ts=time.time())
+        _, durable = self._learner.record_decision(decision, labels)
         await durable
         return _json(
             {
@@ -200,102 +210,72 @@ class Handlers(KeyHandlers):
         await self._admit_operator(request)
         return web.Response(body=self._metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4"})
 
-    async def admin_models(self, request: web.Request) -> web.Response:
-        """`GET /admin/models`: every model, its part in each pool, and what is wrong with one that is out."""
-        self._admit_admin(request)
-        return _json({"models": self._admin.models()})
-
-    async def add_model(self, request: web.Request) -> web.Response:
-        """`POST /admin/models`: a new model, or one that is there, joins pools."""
-        principal = self._admit_admin(request)
-        body = parse_body(await self._read(request))
-        return _json(await self._admin.add(body, principal.user), status=201)
-
-    async def remove_model(self, request: web.Request) -> web.Response:
-        """`DELETE /admin/models/{name}`: it leaves all pools, or those of the query (`?pools=a&pools=b`)."""
-        principal = self._admit_admin(request)
-        unknown = [name for name in request.query if name != "pools"]
-        if unknown:
-            raise InvalidRequest("unknown; there is only pools", unknown[0])
-        pools = request.query.getall("pools", [])
-        return _json(await self._admin.remove(request.match_info["name"], pools, principal.user))
-
-    async def post_benchmarks(self, request: web.Request) -> web.Response:
-        """`POST /admin/benchmarks`: up to 1,000 graded answers of one run of a suite."""
-        self._admit_admin(request)
-        results = parse_results(parse_json(await self._read(request)))
-        became = await self._benchmarks.accept(results, time.time())
-        return _json({"recorded": became.recorded, "duplicates": became.duplicates})
-
-    async def admin_matrix(self, request: web.Request) -> web.Response:
-        """`GET /admin/matrix`: what benchmarks and traffic say of each model, in all and by category."""
-        self._admit_admin(request)
-        given = parameters_of(request.query, "pool", "days")
-        days = number_of(given, "days", default=7.0, above=0.0, at_most=366.0)
-        return _json(await self._matrix.of(given.get("pool"), days, time.time()))
-
-    async def admin_log(self, request: web.Request) -> web.StreamResponse:
-        """`GET /admin/log.parquet`: a table of the analytical log, or a stretch of time of it."""
-        self._admit_admin(request)
-        given = parameters_of(request.query, "table", "since", "until")
-        excerpt = Excerpt(given.get("table", ""), moment_of(given, "since"), moment_of(given, "until"))
-        with await self._export.open(excerpt) as file:
-            headers = {
-                "Content-Type": "application/vnd.apache.parquet",
-                "Content-Length": str(file.seek(0, os.SEEK_END)),
-                "Content-Disposition": f'attachment; filename="{excerpt.table}.parquet"',
-            }
-            file.seek(0)
-            response = web.StreamResponse(headers=headers)
-            try:
-                await self._passed_on(response.prepare(request))
-                while chunk := await asyncio.to_thread(file.read, _CHUNK_BYTES):
-                    await self._passed_on(response.write(chunk))
-                await self._passed_on(response.write_eof())
-            except CallerGone:
-                if request.transport is not None:
-                    request.transport.abort()
-        return response
-
     async def _infer(self, request: web.Request, kind: Kind) -> web.StreamResponse:
-        started = time.perf_counter()
+        arrived = time.perf_counter()
         principal = await self._admit(request)
-        body = parse_body(await self._read(request))
-        self._entitle(principal, body)
-        hints = read_hints(request.headers)
-        call = parse_call(kind, body, hints, self._server.max_messages)
-        if call.stream:
+        async with self._intake.gate.entered(self._tiers.priority(principal)):
+            body = parse_body(await self._read(request))
+            self._entitle(principal, body)
+            hints = read_hints(request.headers)
+            call = parse_call(kind, body, hints, self._server.max_messages)
+            caller = Caller(principal, hints.tags)
+            request[CALLER_HEADERS] = caller.headers
+            taken = self._intake.take(call, caller, time.time())
+            used: Outcome | None = None
             try:
-                return await self._stream(request, call, principal, hints.tags)
-            except CallerGone:
-                if request.transport is not None:
-                    request.transport.abort()  # one who stopped reading would keep the connection
-                return web.Response()  # to nobody
-        answer = await self._routing.complete(call, principal, hints.tags)
-        overhead_s = time.perf_counter() - started - answer.upstream_s
+                if call.stream:
+                    response, used = await self._stream(request, call, caller)
+                else:
+                    response, used = await self._complete(call, caller, arrived)
+            finally:
+                self._intake.settle(taken, used, time.time())
+            return response
+
+    async def _complete(self, call: Call, caller: Caller, arrived: float) -> tuple[web.StreamResponse, Outcome]:
+        answer = await self._routing.complete(call, caller)
+        overhead_s = time.perf_counter() - arrived - answer.upstream_s
         self._metrics.overhead.observe(overhead_s)
-        headers = _decision_headers(answer.decision)
+        outcome, now = answer.outcome, time.time()
+        headers = _decision_headers(answer.decision, outcome.model) | self._intake.told(caller, now) | caller.headers
         headers["Content-Type"] = "application/json"
-        headers["x-pointsman-attempts"] = str(answer.outcome.attempt + 1)
+        headers["x-pointsman-attempts"] = str(answer.attempts)
         headers["x-pointsman-overhead-ms"] = f"{overhead_s * 1000:.2f}"
-        if answer.outcome.cost_usd is not None:
-            headers["x-pointsman-cost-usd"] = f"{answer.outcome.cost_usd:.9f}"
-        return web.Response(body=answer.body, headers=headers)
+        if outcome.cost_usd is not None:
+            headers["x-pointsman-cost-usd"] = f"{outcome.cost_usd:.9f}"
+        shadow = self._intake.shadows.draw(call, answer.decision, answer.labels, now)
+        if shadow is not None:
+            headers["x-pointsman-shadow-id"] = shadow.decision_id
+            self._intake.shadows.send(shadow, answer_text(answer.body), now)
+        return web.Response(body=answer.body, headers=headers), outcome
 
     async def _stream(
-        self, request: web.Request, call: Call, principal: Principal, tags: dict[str, str]
-    ) -> web.StreamResponse:
-        response: web.StreamResponse | None = None
+        self, request: web.Request, call: Call, caller: Caller
+    ) -> tuple[web.StreamResponse, Outcome | None]:
         try:
-            async with self._routing.stream(call, principal, tags) as answer:
-                response = web.StreamResponse(
-                    headers={
-                        "Content-Type": "text/event-stream; charset=utf-8",
-                        "Cache-Control": "no-cache",
-                        "X-Accel-Buffering": "no",
-                        **_decision_headers(answer.decision),
-                    }
-                )
+            return await self._streamed(request, call, caller)
+        except CallerGone:
+            if request.transport is not None:
+                request.transport.abort()  # one who stopped reading would keep the connection
+            return web.Response(), None  # to nobody
+
+    async def _streamed(
+        self, request: web.Request, call: Call, caller: Caller
+    ) -> tuple[web.StreamResponse, Outcome | None]:
+        response: web.StreamResponse | None = None
+        answer: AnswerStream | None = None
+        try:
+            async with self._routing.stream(call, caller) as answer:
+                now = time.time()
+                headers = _decision_headers(answer.decision, answer.model) | self._intake.told(caller, now)
+                headers |= caller.headers
+                headers["Content-Type"] = "text/event-stream; charset=utf-8"
+                headers["Cache-Control"], headers["X-Accel-Buffering"] = "no-cache", "no"
+                headers["x-pointsman-attempts"] = str(answer.attempts)
+                shadow = self._intake.shadows.draw(call, answer.decision, answer.labels, now)
+                if shadow is not None:  # beside a stream it is not graded: the answer's text is not kept
+                    headers["x-pointsman-shadow-id"] = shadow.decision_id
+                    self._intake.shadows.send(shadow, "", now)
+                response = web.StreamResponse(headers=headers)
                 await self._passed_on(response.prepare(request))
                 async for events in answer.events:
                     await self._passed_on(response.write(events))
@@ -304,8 +284,9 @@ class Handlers(KeyHandlers):
                 raise  # nothing was passed on yet: an ordinary error response
             await self._passed_on(response.write(b"data: " + orjson.dumps(described(error)[1]) + b"\n\n"))
         assert response is not None  # noqa: S101 - the block above has either raised or prepared it
+        assert answer is not None  # noqa: S101
         await self._passed_on(response.write_eof())
-        return response
+        return response, answer.record.outcome
 
     async def _passed_on(self, writing: Awaitable[Any]) -> None:
         """Write as fast as the caller reads; one who stops reading is gone after `body_timeout_s`."""
@@ -351,10 +332,11 @@ def _json(body: Any, headers: dict[str, str] | None = None, status: int = 200) -
     return web.Response(status=status, body=orjson.dumps(body), content_type="application/json", headers=headers)
 
 
-def _decision_headers(decision: Decision) -> dict[str, str]:
+def _decision_headers(decision: Decision, model: str | None = None) -> dict[str, str]:
+    """`model`: which one answered, where it is not the one that was decided for."""
     headers = {
         "x-pointsman-decision-id": decision.decision_id,
-        "x-pointsman-model": decision.chosen,
+        "x-pointsman-model": model or decision.chosen,
         "x-pointsman-mode": decision.mode,
     }
     if decision.infeasible:

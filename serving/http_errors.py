@@ -41,8 +41,9 @@ from serving.log_errors import LogTooLarge, LogUnavailable
 from serving.metrics import Metrics
 from serving.store import StoreError, StoreFull
 
-__all__ = ["described", "error_middleware", "without_request_bytes"]
+__all__ = ["CALLER_HEADERS", "described", "error_middleware", "without_request_bytes"]
 
+CALLER_HEADERS = "pointsman.headers"  # where a request keeps what its caller is to be told, with an error too
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _log = logging.getLogger("pointsman.http")
 
@@ -111,6 +112,7 @@ def _more(error: Exception) -> dict[str, Any]:
         (LimitsNotMet, "excess", "excess"),
         (NothingAvailable, "tried", "tried"),
         (DeadlineExceeded, "tried", "tried"),
+        (BudgetExhausted, "budget", "budget"),
     ):
         if isinstance(error, kind):
             return {field: getattr(error, attribute)}
@@ -149,6 +151,7 @@ def error_middleware(metrics: Metrics, max_body_bytes: int) -> Any:
             _log.exception("unexpected error in %s %s", request.method, request.path)
             metrics.unexpected.inc()
             status, body, headers = _plain(500, "unexpected error; the service's log says more", "internal_error")
+        headers = {**request.get(CALLER_HEADERS, {}), **headers}
         metrics.rejected.labels(code or body["error"]["code"]).inc()
         return web.Response(status=status, body=orjson.dumps(body), content_type="application/json", headers=headers)
 

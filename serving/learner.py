@@ -120,6 +120,15 @@ class Learner:
             excess = {name: error.excess[name] for name in feasible}
             raise LimitsNotMet(pool, {n: over if over < inf else None for n, over in excess.items()}) from None
 
+    def ranked(self, decision: Decision) -> list[str]:
+        """The feasible models of a decision, by expected utility now; in the pool's order where nothing is learned."""
+        pool = self.pools.get(decision.pool)
+        feasible = [name for name, able in zip(decision.arms, decision.feasible, strict=True) if able]
+        if pool is None or decision.context.version != pool.features.version:
+            return feasible
+        mean = dict(zip(pool.names, pool.utilities(decision.context).mean.tolist(), strict=True))
+        return sorted((name for name in feasible if name in mean), key=lambda name: -mean[name])
+
     def record_decision(self, decision: Decision, labels: Labels) -> tuple[Record, asyncio.Future[None]]:
         """Log a decision and count it; the future resolves once it is durable."""
         durable = self._append(decision_event(decision, labels))

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 if TYPE_CHECKING:
     from bandit.pool import Pool
     from bandit.types import Outcome
+    from serving.traffic.gate import Gate
 
 __all__ = ["Metrics"]
 
@@ -78,6 +79,11 @@ class Metrics:
             ("what",),
             registry=self.registry,
         )
+        self.gate_limit = Gauge("pointsman_gate_limit", "Calls that may run at a time now.", registry=self.registry)
+        self.gate_calls = Gauge(
+            "pointsman_gate_calls", "Inference calls that run or wait for a place.", ("state",), registry=self.registry
+        )
+        self.shed = self._counter("gate_shed", "Calls turned away, by priority and why.", ("priority", "why"))
         self.overhead = Histogram(
             "pointsman_overhead_seconds",
             "Time of a call not spent waiting for the upstream.",
@@ -101,6 +107,16 @@ class Metrics:
             series.output_tokens.inc(outcome.output_tokens or 0)
         if outcome.cost_usd is not None:
             series.cost.inc(outcome.cost_usd)
+
+    def count_shed(self, priority: int, why: str) -> None:
+        """Count a call that the gate turned away; there are as many priorities as tiers have."""
+        self.shed.labels(str(priority), why).inc()
+
+    def watch_gate(self, gate: Gate) -> None:
+        """Show the gate from now on."""
+        self.gate_limit.set_function(lambda: gate.limit)
+        self.gate_calls.labels("running").set_function(lambda: gate.in_use)
+        self.gate_calls.labels("waiting").set_function(lambda: gate.waiting)
 
     def graded(self, pool: str, model: str, quality: float) -> None:
         """Count the first quality posted for a decision."""

@@ -6,15 +6,16 @@ Owns their ranges and defaults and how they become the library's values. It must
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
 from bandit.types import Arm, Price
-from serving.config_values import Count, Label, Name, Number, Secret, Section, reject
+from serving.config_values import Count, Label, Name, Number, OrDefaults, Secret, Section, reject
+from serving.failure_settings import BreakerSettings
 
-__all__ = ["ModelSettings", "PriceSettings"]
+__all__ = ["EndpointSettings", "ModelSettings", "PriceSettings"]
 
 
 class PriceSettings(Section):
@@ -83,11 +84,45 @@ HeaderValue = Annotated[SecretStr, Field(max_length=4096), AfterValidator(_heade
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 
 
+class EndpointSettings(Section):
+    """One of several endpoints of a model."""
+
+    url: BaseUrl = Field(description="Base URL of its API.")
+    name: Label | None = Field(default=None, description="What logs and errors call it; by default its number.")
+    api_key: Secret | None = Field(default=None, description="Its key; by default the model's.")
+    headers: dict[HeaderName, HeaderValue] = Field(
+        default_factory=dict, max_length=50, description="Headers added to each call beside the model's."
+    )
+    weight: Number = Field(default=1.0, gt=0, le=1e6, description="Its share of calls, relative to the others.")
+
+
 class ModelSettings(Section):
     """Something that can serve a call."""
 
     name: Name = Field(description="What pools and callers call it.")
-    endpoint: BaseUrl = Field(description="Base URL of its OpenAI-compatible API, with any path prefix.")
+    endpoint: BaseUrl | None = Field(
+        default=None,
+        description="Base URL of its OpenAI-compatible API, with any path prefix; or give endpoints.",
+    )
+    endpoints: tuple[EndpointSettings, ...] = Field(
+        default=(), max_length=100, description="Several endpoints that serve the same model, instead of endpoint."
+    )
+    balance: Literal["least_outstanding", "weights"] = Field(
+        default="least_outstanding",
+        description="How endpoints are chosen: of two drawn the one with fewer calls under way, or by weight alone.",
+    )
+    max_concurrent: Count | None = Field(
+        default=None, ge=1, le=100_000, description="Most calls under way at each endpoint; by default any number."
+    )
+    breaker: Annotated[BreakerSettings, OrDefaults] = Field(
+        default_factory=BreakerSettings, description="When an endpoint that fails is left alone."
+    )
+    max_output_tokens: Count | None = Field(
+        default=None,
+        ge=1,
+        le=10_000_000,
+        description="Most tokens of an answer where the caller sets no limit; for kind anthropic, 4096 by default.",
+    )
     upstream_model: Label = Field(
         default="", validate_default=True, description="What its endpoint calls it; by default its name."
     )
@@ -119,6 +154,26 @@ class ModelSettings(Section):
                 reject("is also made from api_key", "remove one of the two", (name,))
             seen.add(name.lower())
         return headers
+
+    @model_validator(mode="after")
+    def _called_somewhere(self) -> ModelSettings:
+        if (self.endpoint is None) == (not self.endpoints):
+            word = "is required, or endpoints" if self.endpoint is None else "and endpoints exclude each other"
+            reject(word, None if self.endpoint is None else "remove one of the two", ("endpoint",))
+        names = [place.name for place in self.places]
+        if len(set(names)) < len(names):
+            reject("have the same name twice", "name each its own", ("endpoints",))
+        return self
+
+    @property
+    def places(self) -> tuple[EndpointSettings, ...]:
+        """Where it is called, each with a name."""
+        if self.endpoint is not None:
+            return (EndpointSettings(url=self.endpoint, name="1"),)
+        return tuple(
+            place.model_copy(update={"name": place.name or str(number)})
+            for number, place in enumerate(self.endpoints, 1)
+        )
 
     def to_arm(self) -> Arm:
         """The model as the library's arm."""

@@ -28,8 +28,11 @@ class PoolHandlers:
         return [
             web.get("/admin/pools", self.admin_pools),
             web.post("/admin/pools/{name:.+}/experiments", self.start_experiment),
-            web.get("/admin/pools/{name:.+}/experiments/{experiment}", self.admin_experiment),
-            web.delete("/admin/pools/{name:.+}/experiments/{experiment}", self.end_experiment),
+            web.get("/admin/pools/{name:.+}/experiments/{experiment:.+}", self.admin_experiment),
+            web.delete("/admin/pools/{name:.+}/experiments/{experiment:.+}", self.end_experiment),
+            web.get("/admin/pools/{name:.+}/canary", self.admin_canary),
+            web.post("/admin/pools/{name:.+}/canary", self.start_canary),
+            web.delete("/admin/pools/{name:.+}/canary", self.end_canary),
             web.get("/admin/pools/{name:.+}", self.admin_pool),
             web.patch("/admin/pools/{name:.+}", self.patch_pool),
             web.patch("/admin/models/{name:.+}", self.patch_model),
@@ -73,6 +76,22 @@ class PoolHandlers:
         principal, place = self._admit_admin(request), request.match_info
         status = await self._pools.end_experiment(place["name"], place["experiment"], principal.user, time.time())
         return _json(status)
+
+    async def admin_canary(self, request: web.Request) -> web.Response:
+        """`GET /admin/pools/{name}/canary`: where it stands, what it was seen to do, and what happened to it."""
+        self._admit_admin(request)
+        return _json({"canary": self._pools.canary(request.match_info["name"])})
+
+    async def start_canary(self, request: web.Request) -> web.Response:
+        """`POST /admin/pools/{name}/canary`: a model of the pool goes on trial."""
+        principal, name = self._admit_admin(request), request.match_info["name"]
+        body = parse_body(await self._read(request))
+        return _json({"canary": await self._pools.start_canary(name, body, principal.user, time.time())}, status=201)
+
+    async def end_canary(self, request: web.Request) -> web.Response:
+        """`DELETE /admin/pools/{name}/canary`: a running one is aborted; a model kept out is let in again."""
+        principal, name = self._admit_admin(request), request.match_info["name"]
+        return _json({"canary": await self._pools.end_canary(name, principal.user, time.time())})
 
     def _admit_admin(self, request: web.Request) -> Principal:
         raise NotImplementedError

@@ -13,6 +13,7 @@ import bandit.filters
 from bandit.newcomers import Newcomers
 from bandit.types import Arm, Constraints, Objective
 from serving.config_values import Count, Label, Name, Number, OrDefaults, Section, reject, resolved
+from serving.failure_settings import FailureSettings
 from serving.traffic.canary_settings import CanarySettings
 from serving.traffic.settings import (
     ExperimentSettings,
@@ -276,6 +277,9 @@ class PoolSettings(Section):
     )
     feedback: Annotated[FeedbackSettings, OrDefaults] = Field(
         default_factory=FeedbackSettings, description="What is made of decisions that get no feedback."
+    )
+    failures: FailureSettings | None = Field(
+        default=None, description="What happens when a call fails; by default the top level's failures."
     )
     canary: CanarySettings | None = Field(
         default=None, description="A model on trial, given more calls as it proves itself; by default none."

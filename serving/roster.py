@@ -147,8 +147,11 @@ def parse_definition(definition: Any, env: Mapping[str, str]) -> ModelSettings:
     values: Any = dict(definition) if isinstance(definition, Mapping) else definition
     document.data = {"model": values}
     if isinstance(values, dict):
-        if isinstance(values.get("headers"), Mapping):
-            values["headers"] = dict(values["headers"])
+        if isinstance(values.get("endpoints"), Sequence) and not isinstance(values["endpoints"], str):
+            values["endpoints"] = [dict(p) if isinstance(p, Mapping) else p for p in values["endpoints"]]
+        for place, _ in _places(values):
+            if isinstance(place.get("headers"), Mapping):
+                place["headers"] = dict(place["headers"])
         for holder, key, loc in _secrets(values):
             holder[key] = _filled(document, loc, holder[key], env)
     problems = document.problems
@@ -165,10 +168,22 @@ def _secrets(values: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, Loc]
     """Where secrets stand, as (what holds it, under which key, its path), those that are text at all."""
     if isinstance(values.get("api_key"), str):
         yield values, "api_key", ("model", "api_key")
-    headers = values.get("headers")
-    if isinstance(headers, dict):
-        texts = [name for name, value in headers.items() if isinstance(value, str)]
-        yield from ((headers, name, ("model", "headers", name)) for name in texts)
+    for place, at in _places(values):
+        if place is not values and isinstance(place.get("api_key"), str):
+            yield place, "api_key", (*at, "api_key")
+        headers = place.get("headers")
+        if isinstance(headers, dict):
+            texts = [name for name, value in headers.items() if isinstance(value, str)]
+            yield from ((headers, name, (*at, "headers", name)) for name in texts)
+
+
+def _places(values: dict[str, Any]) -> Iterator[tuple[dict[str, Any], Loc]]:
+    """The definition itself and its endpoints, each with its path."""
+    yield values, ("model",)
+    endpoints = values.get("endpoints")
+    for i, place in enumerate(endpoints if isinstance(endpoints, list) else ()):
+        if isinstance(place, dict):
+            yield place, ("model", "endpoints", i)
 
 
 def _filled(document: Document, loc: Loc, value: str, env: Mapping[str, str]) -> str:

@@ -1,32 +1,32 @@
 """The way of one inference call: decide, send, score, log.
 
 The decision is written while the upstream call is in flight and is durable before anything of the answer is released.
-Every decision gets an outcome, whatever happens: an answer, an error, a timeout, or a caller who went away.
+Every decision gets an outcome for each attempt, whatever happens: an answer, an error, a timeout, a caller who left.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING
 
-import numpy as np
+from bandit.types import Decision, Outcome
+from serving.attempts import Attempt, Attempts, Means
+from serving.errors import UpstreamError
+from serving.failure_settings import FailureSettings
+from serving.records import Caller, Labels, Record
+from serving.retries import Plan, RetryBudget
+from serving.wire import Call, EventReader, StreamRewriter, answer_body
 
-from bandit.types import Context, Decision, Outcome, Status
-from serving.admission import Principal
-from serving.errors import CallerGone, InvalidRequest, UnknownModel, UpstreamError, UpstreamTimeout
-from serving.learner import Learner
-from serving.records import Labels, Record
-from serving.upstream import Endpoint, Upstreams
-from serving.wire import Call, EventReader, StreamRewriter, Usage, answer_body, upstream_body, usage_of
+if TYPE_CHECKING:
+    from serving.providers.protocol import EventTranslator
+    from serving.traffic.steering import Steering
 
 __all__ = ["Answer", "AnswerStream", "Routing"]
 
 _MAX_EVENT_BYTES = 1 << 20
-_NO_FEATURES = np.zeros(0, dtype=np.float32)
 
 
 @dataclass(slots=True)
@@ -37,193 +37,165 @@ class Answer:
     outcome: Outcome
     body: bytes
     upstream_s: float
+    labels: Labels
+    attempts: int
 
 
 @dataclass(slots=True)
 class AnswerStream:
-    """A streamed answer: events to pass on as they come. It must be iterated inside `Routing.stream`."""
+    """A streamed answer of `model`: events to pass on as they come. It must be iterated inside `Routing.stream`."""
 
     decision: Decision
     events: AsyncIterator[bytes]
+    model: str
+    record: Record
+    attempts: int
+
+    @property
+    def labels(self) -> Labels:
+        """What is logged beside the decision."""
+        return self.record.labels
 
 
 class Routing:
-    """Routes calls to models. `now` is unix time in seconds, `clock` a monotonic one."""
+    """Routes calls to models. `failures`: by pool; `default` for calls of one model and pools that say nothing."""
 
-    def __init__(self, learner: Learner, upstreams: Upstreams) -> None:
-        self._learner, self._upstreams = learner, upstreams
+    def __init__(
+        self,
+        means: Means,
+        steering: Steering,
+        failures: Mapping[str, FailureSettings],
+        default: FailureSettings,
+        usable: Callable[[str, str], bool],
+    ) -> None:
+        self._means, self._steering, self._usable = means, steering, usable
+        self._failures, self._default = dict(failures), default
+        self._budgets: dict[str, RetryBudget] = {}
 
-    def decide(self, call: Call, *, ts: float) -> Decision:
-        """Which model a call goes to: a pool's choice, or the one model it names."""
-        if call.model in self._learner.pools:
-            return self._learner.decide(call.model, call.prompt, ts, call.limits)
-        if call.model in self._upstreams:
-            if call.limits.set:
-                message = f"{call.model!r} is one model, and limits choose among those of a pool: leave them out"
-                raise InvalidRequest(message, "model", "limits_need_pool")
-            return _pinned(call, self._learner.ids.new(ts), ts)
-        raise UnknownModel(call.model, self.names)
+    def decide(self, call: Call, caller: Caller, *, ts: float) -> tuple[Decision, Labels]:
+        """Which model a call goes to, and what is logged beside it."""
+        return self._steering.decide(call, caller, ts)
 
     @property
     def names(self) -> list[str]:
         """What callers may put in the field `model`: pools first, then models."""
-        return [*self._learner.pools, *self._upstreams]
+        return [*self._means.learner.pools, *self._means.upstreams]
 
     def upstream_model(self, model: str) -> str:
         """What a model's own endpoint calls it."""
-        return self._upstreams[model].upstream_model
+        return self._means.upstreams[model].upstream_model
 
-    async def complete(self, call: Call, principal: Principal, tags: Mapping[str, str]) -> Answer:
+    async def complete(self, call: Call, caller: Caller) -> Answer:
         """A call that is answered in one piece."""
-        decision = self.decide(call, ts=time.time())
-        endpoint = self._upstreams[decision.chosen]
-        body = upstream_body(call, endpoint.upstream_model)
-        record, durable = self._learner.record_decision(decision, Labels(principal, tags))
-        attempt = _Attempt(self._learner, record, durable, endpoint, stream=False)
-        async with attempt:
-            answer = await endpoint.send(call.kind, body)
-            attempt.usage = usage_of(answer)
-            upstream_s = time.perf_counter() - attempt.started
-            try:
-                rendered = answer_body(call.kind, answer, decision.decision_id, decision.chosen)
-            except ValueError as error:
-                raise UpstreamError(endpoint.name, f"malformed answer: {error}", 200, "upstream_malformed") from None
-        await durable
-        assert record.outcome is not None  # noqa: S101 - the attempt has ended
-        return Answer(decision, record.outcome, rendered, upstream_s)
+        decision, labels = self.decide(call, caller, ts=time.time())
+        return await self.perform(call, caller, decision, labels)
+
+    async def perform(
+        self, call: Call, caller: Caller, decision: Decision, labels: Labels, *, fallbacks: bool = True
+    ) -> Answer:
+        """A call whose decision has been made; without `fallbacks` its model alone is asked, once."""
+        attempts = self._begin(call, caller, decision, labels, fallbacks=fallbacks)
+        async for attempt in attempts:
+            async with attempt:
+                answer = await attempt.endpoint.send(attempt.call, attempt.body)
+                provider = attempt.model.provider
+                attempt.usage = provider.usage(call, answer)
+                upstream_s = time.perf_counter() - attempt.started
+                try:
+                    marks = provider.marks(call, decision.decision_id, attempt.model.name)
+                    rendered = answer_body(answer, marks)
+                except ValueError as error:
+                    message = f"malformed answer: {error}"
+                    raise UpstreamError(attempt.model.name, message, 200, "upstream_malformed") from None
+        assert attempts.durable is not None  # noqa: S101 - the call has been recorded
+        assert attempts.record is not None  # noqa: S101
+        await attempts.durable
+        outcome = attempts.record.outcome
+        assert outcome is not None  # noqa: S101 - an attempt has ended
+        return Answer(decision, outcome, rendered, upstream_s, labels, len(attempts.tried) + 1)
 
     @contextlib.asynccontextmanager
-    async def stream(self, call: Call, principal: Principal, tags: Mapping[str, str]) -> AsyncIterator[AnswerStream]:
-        """A call that is answered event by event, from the first on; entered once the upstream has begun to answer."""
-        decision = self.decide(call, ts=time.time())
-        endpoint = self._upstreams[decision.chosen]
-        body = upstream_body(call, endpoint.upstream_model)
-        record, durable = self._learner.record_decision(decision, Labels(principal, tags))
-        attempt = _Attempt(self._learner, record, durable, endpoint, stream=True)
-        async with attempt, endpoint.stream(call.kind, body) as chunks:
-            await durable
-            rewriter = StreamRewriter(decision.decision_id, decision.chosen, show_usage=call.wants_usage)
+    async def stream(self, call: Call, caller: Caller) -> AsyncIterator[AnswerStream]:
+        """A call that is answered event by event; entered once the first has come: until then others may take over."""
+        decision, labels = self.decide(call, caller, ts=time.time())
+        attempts = self._begin(call, caller, decision, labels, fallbacks=True)
+        async for attempt in attempts:
+            rewriter = StreamRewriter(decision.decision_id, attempt.model.name, show_usage=call.wants_usage)
             attempt.rewriter = rewriter
-            yield AnswerStream(decision, self._events(attempt, chunks, rewriter))
+            translator = attempt.model.provider.events(call)
+            async with attempt, attempt.endpoint.stream(attempt.call, attempt.body) as chunks:
+                assert attempts.durable is not None  # noqa: S101 - the call has been recorded
+                assert attempts.record is not None  # noqa: S101
+                await attempts.durable
+                events = _events(attempt, chunks, rewriter, translator)
+                first = await anext(events, b"")
+                attempt.committed = True
+                made = len(attempts.tried) + 1
+                yield AnswerStream(decision, _with(first, events), attempt.model.name, attempts.record, made)
 
-    async def _events(
-        self, attempt: _Attempt, chunks: AsyncIterator[bytes], rewriter: StreamRewriter
-    ) -> AsyncIterator[bytes]:
-        reader = EventReader(_MAX_EVENT_BYTES)
-        async for chunk in chunks:
-            attempt.first_byte()
-            passed: list[bytes] = []
-            malformed: str | None = None
-            try:
-                for data in reader.feed(chunk):
-                    passed.append(rewriter.rewrite(data))
-                    if rewriter.done:
-                        break
-            except ValueError as error:
-                malformed = str(error)
-            if any(passed):
-                handed_over = time.perf_counter()
-                yield b"".join(passed)  # what came before the malformed event, too
-                attempt.waited_s += time.perf_counter() - handed_over
-            if rewriter.done:
-                return
-            if malformed is not None:
-                raise UpstreamError(attempt.endpoint.name, f"malformed stream: {malformed}", 200, "upstream_malformed")
-        if not rewriter.done:
-            raise UpstreamError(attempt.endpoint.name, "the stream ended early", 200, "upstream_disconnected")
-
-
-class _Attempt:
-    """One attempt from start to outcome: whichever way its block is left, exactly one outcome is recorded."""
-
-    def __init__(
-        self, learner: Learner, record: Record, durable: asyncio.Future[None], endpoint: Endpoint, *, stream: bool
-    ) -> None:
-        self.endpoint = endpoint
-        self.waited_s = 0.0  # for the caller to read what had come: not the upstream's time
-        self.usage = Usage(None, None)
-        self.rewriter: StreamRewriter | None = None
-        self.started = 0.0
-        self._learner, self._record, self._durable, self._stream = learner, record, durable, stream
-        self._first_byte_s: float | None = None
-
-    def first_byte(self) -> None:
-        """Note the time of the answer's first byte."""
-        if self._first_byte_s is None:
-            self._first_byte_s = time.perf_counter() - self.started
-
-    async def __aenter__(self) -> Self:
-        self._record.in_flight = True
-        self.started = time.perf_counter()
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if error is None:
-            self._record_outcome("ok", 200, None)
-        elif isinstance(error, UpstreamError):
-            status: Status = "timeout" if isinstance(error, UpstreamTimeout) else "error"
-            self._record_outcome(status, error.http_status, error.code)
-            error.decision_id = self._record.decision.decision_id
-            await self._durable  # the error's response names the decision
-        elif isinstance(error, (asyncio.CancelledError, CallerGone)):
-            self._record_outcome("cancelled", None, "caller_went_away")
-        else:
-            self._record_outcome("error", None, type(error).__name__)
-
-    def _record_outcome(self, status: Status, http_status: int | None, error: str | None) -> None:
-        self._record.in_flight = False
-        usage, estimated = self._usage(status)
-        self._learner.note_outcome(
-            self._record,
-            Outcome(
-                decision_id=self._record.decision.decision_id,
-                ts=time.time(),
-                model=self.endpoint.name,
-                status=status,
-                latency_s=time.perf_counter() - self.started - self.waited_s,
-                time_to_first_token_s=self._first_byte_s,
-                input_tokens=usage.input_tokens,
-                output_tokens=usage.output_tokens,
-                cost_usd=self.endpoint.cost_usd(usage.input_tokens, usage.output_tokens, usage.cached_tokens),
-                http_status=http_status,
-                error=error,
-                stream=self._stream,
-                tokens_estimated=estimated,
-                cached_tokens=usage.cached_tokens,
-            ),
+    def _begin(self, call: Call, caller: Caller, decision: Decision, labels: Labels, *, fallbacks: bool) -> Attempts:
+        """The call's attempts, its decision recorded; nothing is where it cannot be afforded or served."""
+        settings = self._failures.get(decision.pool, self._default)
+        if not fallbacks:
+            alone = settings.retries.model_copy(update={"max_attempts": 1})
+            settings = settings.model_copy(update={"retries": alone})
+        budget = self._budgets.get(decision.pool) or self._budgets.setdefault(
+            decision.pool, RetryBudget(settings.retries)
         )
 
-    def _usage(self, status: Status) -> tuple[Usage, bool]:
-        """The tokens of the answer, or of the part that came, and whether they are an estimate."""
-        if self.rewriter is None:
-            return self.usage, False
-        usage = self.rewriter.usage
-        if usage.output_tokens is not None:
-            return usage, False
-        if status == "ok" or not self.rewriter.pieces:
-            return usage, False
-        # An answer that broke off: what came of it, at about one token an event, has been paid for.
-        return Usage(self._record.decision.context.input_tokens, self.rewriter.pieces), True
+        def plan(attempts: Attempts) -> Plan:
+            def others() -> Sequence[str]:
+                return self._fallbacks(decision, settings)
+
+            return Plan(decision.chosen, settings, budget, others, attempts.elsewhere, self._means.rng)
+
+        attempts = Attempts(self._means, call, caller, plan, deadline_s=settings.deadline_s)
+        try:
+            attempts.recorded(*self._means.learner.record_decision(decision, labels))
+        except BaseException:
+            attempts.abandon()
+            raise
+        return attempts
+
+    def _fallbacks(self, decision: Decision, settings: FailureSettings) -> list[str]:
+        """The chain that is stated, or the pool's other feasible models by utility; those that can serve."""
+        if decision.mode in ("pinned", "shadow"):
+            return []
+        stated = settings.fallbacks
+        names = self._means.learner.ranked(decision) if stated is None else stated
+        return [name for name in names if name in self._means.upstreams and self._usable(decision.pool, name)]
 
 
-def _pinned(call: Call, decision_id: str, ts: float) -> Decision:
-    model, prompt = call.model, call.prompt
-    one = np.ones(1)
-    unknown = np.full(1, np.nan)
-    return Decision(
-        decision_id=decision_id,
-        ts=ts,
-        pool=model,
-        mode="pinned",
-        step=0,
-        context=Context(_NO_FEATURES, "none", prompt.input_tokens, prompt.category),
-        policy_version="pinned",
-        arms=(model,),
-        feasible=np.ones(1, dtype=np.bool_),
-        probabilities=one,
-        chosen=model,
-        propensity=1.0,
-        predicted_quality=unknown,
-        predicted_cost_usd=unknown,
-        predicted_latency_s=unknown,
-    )
+async def _with(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    if first:
+        yield first
+    async for event in rest:
+        yield event
+
+
+async def _events(
+    attempt: Attempt, chunks: AsyncIterator[bytes], rewriter: StreamRewriter, translator: EventTranslator | None
+) -> AsyncIterator[bytes]:
+    reader, model = EventReader(_MAX_EVENT_BYTES), attempt.model.name
+    async for chunk in chunks:
+        attempt.first_byte()
+        passed: list[bytes] = []
+        malformed: str | None = None
+        try:
+            for data in reader.feed(chunk):
+                payloads = (data,) if translator is None else translator.translate(data)
+                passed.extend(rewriter.rewrite(payload) for payload in payloads)
+                if rewriter.done:
+                    break
+        except ValueError as error:
+            malformed = str(error)
+        if any(passed):
+            handed_over = time.perf_counter()
+            yield b"".join(passed)  # what came before the malformed event, too
+            attempt.waited_s += time.perf_counter() - handed_over
+        if rewriter.done:
+            return
+        if malformed is not None:
+            raise UpstreamError(model, f"malformed stream: {malformed}", 200, "upstream_malformed")
+    if not rewriter.done:
+        raise UpstreamError(model, "the stream ended early", 200, "upstream_disconnected")

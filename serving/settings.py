@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError
 
+from serving.access.budget_settings import Budgets, Limits, MeteringSettings
 from serving.access.settings import AuthSettings, TierSettings
 from serving.benchmark_settings import BenchmarkSettings
 from serving.config_file import ConfigError, Document, Problem, dotted, read_document
@@ -27,8 +28,10 @@ from serving.config_values import (
     Section,
     reject,
 )
+from serving.failure_settings import FailureSettings
 from serving.model_settings import ModelSettings
 from serving.pool_settings import PoolSettings
+from serving.traffic.overload_settings import OverloadSettings
 
 __all__ = ["AuthSettings", "ConfigError", "ModelSettings", "PoolSettings", "Problem", "Settings", "load_settings"]
 
@@ -173,6 +176,21 @@ class Settings(Section):
     )
     store: Annotated[StoreSettings, OrDefaults] = Field(
         default_factory=StoreSettings, description="The operational store."
+    )
+    failures: Annotated[FailureSettings, OrDefaults] = Field(
+        default_factory=FailureSettings, description="What happens when a call fails, where its pool says nothing."
+    )
+    budgets: Annotated[Budgets, BeforeValidator(lambda v: () if v is None else v)] = Field(
+        default=(), description="What callers may spend."
+    )
+    limits: Annotated[Limits, BeforeValidator(lambda v: () if v is None else v)] = Field(
+        default=(), description="How fast callers may call."
+    )
+    metering: Annotated[MeteringSettings, OrDefaults] = Field(
+        default_factory=MeteringSettings, description="What keeping count of callers may take."
+    )
+    overload: Annotated[OverloadSettings, OrDefaults] = Field(
+        default_factory=OverloadSettings, description="How many calls run at a time, and who waits."
     )
     log: Annotated[LogSettings, OrDefaults] = Field(default_factory=LogSettings, description="The analytical log.")
     models: tuple[ModelSettings, ...] = Field(min_length=1, max_length=1000, description="The models.")

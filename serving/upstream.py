@@ -1,4 +1,4 @@
-"""The HTTP client side: sends one attempt to one model's endpoint and says what came, or how it failed.
+"""The HTTP client side: the endpoints of each model, which of them an attempt goes to, and what came or how it failed.
 
 One attempt, no retries and no choice of model. Never follows redirects, never decompresses, and reads no more than a
 stated size. Knows nothing of pools or decisions.
@@ -7,6 +7,8 @@ stated size. Knows nothing of pools or decisions.
 from __future__ import annotations
 
 import asyncio
+import random
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -17,35 +19,41 @@ import orjson
 from multidict import CIMultiDict
 from yarl import URL
 
+from serving.breaker import Breaker, State
 from serving.errors import UpstreamError, UpstreamRefused, UpstreamTimeout
-from serving.settings import ModelSettings
+from serving.model_settings import EndpointSettings, ModelSettings
+from serving.providers.kinds import provider_of
+from serving.providers.protocol import Provider
+from serving.wire import Call, Usage
 
-__all__ = ["Endpoint", "Upstreams"]
+__all__ = ["Endpoint", "ModelEndpoints", "Upstreams"]
 
 _CALLERS_FAULT = (400, 409, 413, 415, 422)  # as in bandit.types.Outcome.failed
 _FAILURES = (TimeoutError, aiohttp.ClientError)
 _ERROR_BYTES = 65_536  # as much of an error's body as is read
+_LONGEST_REST_S = 60.0  # that an endpoint's Retry-After keeps others from it
 
 
 class Endpoint:
-    """One model's endpoint, with its own bounded connections."""
+    """One endpoint of a model, with its own bounded connections, breaker and count of calls under way."""
 
-    def __init__(self, model: ModelSettings, max_response_bytes: int) -> None:
-        self.name = model.name
-        self.upstream_model = model.upstream_model
-        self.timeout_s = model.timeout_s
-        self.arm = model.to_arm()
-        self._max_response_bytes = max_response_bytes
-        self._under_way, self._idle = 0, asyncio.Event()
+    def __init__(
+        self, model: ModelSettings, place: EndpointSettings, provider: Provider, max_response_bytes: int
+    ) -> None:
+        self.model, self.name, self.weight = model.name, place.name or "1", place.weight
+        self.breaker = Breaker(model.breaker)
+        self.under_way = 0
+        self.rests_until = 0.0
+        self._provider, self._upstream_model = provider, model.upstream_model
+        self._timeout_s, self._most = model.timeout_s, model.max_concurrent
+        self._max_response_bytes, self._base = max_response_bytes, place.url
+        self._idle = asyncio.Event()
         self._idle.set()
-        self._urls = {
-            kind: URL(f"{model.endpoint}/{kind}") for kind in ("chat/completions", "completions", "embeddings")
-        }
+        self._urls: dict[str, URL] = {}
         self._headers = CIMultiDict({"Content-Type": "application/json", "Accept-Encoding": "identity"})
-        for name, value in model.headers.items():
+        for name, value in (model.headers | place.headers).items():
             self._headers[name] = value.get_secret_value()
-        if model.api_key is not None:
-            self._headers["Authorization"] = f"Bearer {model.api_key.get_secret_value()}"
+        self._headers.update(provider.headers(place.api_key or model.api_key))
         connector = aiohttp.TCPConnector(limit=model.max_connections, keepalive_timeout=30, ttl_dns_cache=60)
         self._session = aiohttp.ClientSession(
             connector=connector,
@@ -55,19 +63,22 @@ class Endpoint:
             skip_auto_headers=("User-Agent",),
         )
 
-    def cost_usd(
-        self, input_tokens: int | None, output_tokens: int | None, cached_tokens: int | None = None
-    ) -> float | None:
-        """What those tokens cost; None where the price or a count is unknown."""
-        if self.arm.price is None or input_tokens is None or output_tokens is None:
-            return None
-        return self.arm.price.cost_usd(input_tokens, output_tokens, cached_tokens or 0)
+    def available(self, now: float) -> bool:
+        """Whether it can take a call at `now`, on the monotonic clock."""
+        return (self._most is None or self.under_way < self._most) and self.breaker.allows(now)
 
-    async def send(self, kind: str, body: bytes) -> dict[str, Any]:
-        """The endpoint's JSON answer; raises UpstreamError and its kinds."""
+    def rested(self, now: float) -> bool:
+        """Whether it can, and the rest that it last asked for (by Retry-After) is over.
+
+        One that rests is left for others, but not refused: where all rest, one of them is asked.
+        """
+        return now >= self.rests_until and self.available(now)
+
+    async def send(self, call: Call, body: bytes) -> dict[str, Any]:
+        """The endpoint's answer, in OpenAI's shape, to the provider's `body` of a call; UpstreamError and its kinds."""
         self._begin()
         try:
-            response = await self._post(kind, body)
+            response = await self._post(call, body)
             async with response:
                 raw = await self._read(response)
         except _FAILURES as error:
@@ -77,22 +88,23 @@ class Endpoint:
         try:
             answer = orjson.loads(raw)
         except orjson.JSONDecodeError:
-            raise UpstreamError(self.name, "the answer is not valid JSON", 200, "upstream_malformed") from None
+            raise self._malformed("the answer is not valid JSON") from None
         if not isinstance(answer, dict):
-            raise UpstreamError(self.name, "the answer is not a JSON object", 200, "upstream_malformed")
-        if isinstance(answer.get("error"), dict) and "choices" not in answer and "data" not in answer:
-            raise UpstreamError(self.name, "the answer is an error with status 200", 200, "upstream_malformed")
-        return answer
+            raise self._malformed("the answer is not a JSON object")
+        try:
+            return self._provider.answer(call, answer)
+        except ValueError as error:
+            raise self._malformed(str(error)) from None
 
     @asynccontextmanager
-    async def stream(self, kind: str, body: bytes) -> AsyncIterator[AsyncIterator[bytes]]:
-        """The endpoint's streamed answer as chunks of bytes as they come; raises UpstreamError and its kinds."""
+    async def stream(self, call: Call, body: bytes) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The endpoint's streamed answer as chunks of bytes as they come; raises as `send`."""
         self._begin()
         try:
-            response = await self._post(kind, body)
+            response = await self._post(call, body)
             async with response:
                 if response.content_type != "text/event-stream":
-                    raise UpstreamError(self.name, "the answer is not an event stream", 200, "upstream_malformed")
+                    raise self._malformed("the answer is not an event stream")
                 yield response.content.iter_any()
         except _FAILURES as error:
             raise self._failure(error) from None
@@ -106,30 +118,35 @@ class Endpoint:
         await self._session.close()
 
     def _begin(self) -> None:
-        self._under_way += 1
+        self.under_way += 1
         self._idle.clear()
 
     def _end(self) -> None:
-        self._under_way -= 1
-        if not self._under_way:
+        self.under_way -= 1
+        if not self.under_way:
             self._idle.set()
 
-    async def _post(self, kind: str, body: bytes) -> aiohttp.ClientResponse:
+    async def _post(self, call: Call, body: bytes) -> aiohttp.ClientResponse:
         """A response whose status is 200."""
-        response = await self._session.post(self._urls[kind], data=body, headers=self._headers, allow_redirects=False)
+        path = self._provider.path(call, self._upstream_model)
+        url = self._urls.get(path) or self._urls.setdefault(path, URL(f"{self._base}{path}"))
+        response = await self._session.post(url, data=body, headers=self._headers, allow_redirects=False)
         if response.status != 200:
             async with response:
                 await self._refuse(response)
         return response
 
+    def _malformed(self, message: str) -> UpstreamError:
+        return UpstreamError(self.model, message, 200, "upstream_malformed")
+
     def _failure(self, error: BaseException) -> UpstreamError:
         if isinstance(error, TimeoutError):
-            return UpstreamTimeout(self.name, self.timeout_s)
+            return UpstreamTimeout(self.model, self._timeout_s)
         if isinstance(error, aiohttp.ClientPayloadError):
-            return UpstreamError(self.name, "the answer broke off", None, "upstream_disconnected")
+            return UpstreamError(self.model, "the answer broke off", None, "upstream_disconnected")
         # Its kind and not its text, which may quote addresses and whatever bytes came: that is no caller's matter.
         message = f"the connection failed ({type(error).__name__})"
-        return UpstreamError(self.name, message, None, "upstream_unreachable")
+        return UpstreamError(self.model, message, None, "upstream_unreachable")
 
     async def _refuse(self, response: aiohttp.ClientResponse) -> None:
         raw = b""
@@ -141,10 +158,15 @@ class Endpoint:
         except (orjson.JSONDecodeError, AttributeError, KeyError):
             own = {"message": f"status {response.status}"}
         if response.status in _CALLERS_FAULT:
-            raise UpstreamRefused(self.name, response.status, own)
+            reason = self._provider.refusal(response.status, own)
+            raise UpstreamRefused(self.model, response.status, own, reason)
         # What an endpoint says about *our* key or its own trouble is for the operator, not for the caller.
-        error = UpstreamError(self.name, f"the endpoint answered {response.status}", response.status)
-        error.retry_after = response.headers.get("Retry-After") if response.status in (429, 503) else None
+        error = UpstreamError(self.model, f"the endpoint answered {response.status}", response.status)
+        if response.status in (429, 503):
+            error.retry_after = response.headers.get("Retry-After")
+            asked = (error.retry_after or "").strip()
+            if asked.isdigit():
+                self.rests_until = time.monotonic() + min(_LONGEST_REST_S, float(asked[:9]))
         raise error
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
@@ -155,9 +177,59 @@ class Endpoint:
         async for chunk in response.content.iter_any():
             size += len(chunk)
             if size > limit:
-                raise UpstreamError(self.name, f"the answer is larger than {limit:,} bytes", 200, "upstream_malformed")
+                raise self._malformed(f"the answer is larger than {limit:,} bytes")
             chunks.append(chunk)
         return b"".join(chunks)
+
+
+class ModelEndpoints:
+    """All endpoints of one model."""
+
+    def __init__(self, model: ModelSettings, max_response_bytes: int) -> None:
+        self.name, self.upstream_model = model.name, model.upstream_model
+        self.timeout_s, self.max_output_tokens = model.timeout_s, model.max_output_tokens
+        self.settings, self.arm, self.provider = model, model.to_arm(), provider_of(model)
+        self.endpoints = tuple(Endpoint(model, place, self.provider, max_response_bytes) for place in model.places)
+        self._by_weight = model.balance == "weights"
+
+    def cost_usd(self, usage: Usage) -> float | None:
+        """What those tokens cost; None where the price or a count is unknown."""
+        if self.arm.price is None or usage.input_tokens is None or usage.output_tokens is None:
+            return None
+        return self.arm.price.cost_usd(usage.input_tokens, usage.output_tokens, usage.cached_tokens or 0)
+
+    def available(self, now: float) -> bool:
+        """Whether any endpoint can take a call."""
+        return any(endpoint.available(now) for endpoint in self.endpoints)
+
+    def rested(self, now: float) -> bool:
+        """Whether any can that has not asked for rest."""
+        return any(endpoint.rested(now) for endpoint in self.endpoints)
+
+    def retry_after_s(self, now: float) -> float:
+        """Seconds until one may be able to."""
+        waits = (max(e.breaker.wait_s(now), e.rests_until - now, 0.0) for e in self.endpoints)
+        return min(waits)
+
+    def states(self, now: float) -> dict[str, State]:
+        """Each endpoint's breaker."""
+        return {endpoint.name: endpoint.breaker.state(now) for endpoint in self.endpoints}
+
+    def pick(self, rng: random.Random, now: float, avoid: frozenset[Endpoint] = frozenset()) -> Endpoint | None:
+        """The endpoint for an attempt; None: none can take one. Those to avoid, or at rest, only if no other can.
+
+        Of two drawn at random the one with fewer calls under way for its weight: nearly as even as looking at all,
+        without the herd that runs to whichever is the least busy (Mitzenmacher, 2001).
+        """
+        able = [endpoint for endpoint in self.endpoints if endpoint.available(now)]
+        able = [endpoint for endpoint in able if endpoint not in avoid] or able
+        able = [endpoint for endpoint in able if endpoint.rested(now)] or able
+        if len(able) <= 1:
+            return able[0] if able else None
+        if self._by_weight:
+            return rng.choices(able, [endpoint.weight for endpoint in able])[0]
+        one, other = rng.sample(able, 2)
+        return min(one, other, key=lambda endpoint: (endpoint.under_way + 1) / endpoint.weight)
 
 
 class Upstreams:
@@ -165,7 +237,7 @@ class Upstreams:
 
     def __init__(self, models: Sequence[ModelSettings], max_response_bytes: int) -> None:
         self._models, self._max_response_bytes = tuple(models), max_response_bytes
-        self._endpoints: dict[str, Endpoint] = {}
+        self._by_model: dict[str, ModelEndpoints] = {}
         self._leaving: dict[asyncio.Task[None], Endpoint] = {}
 
     async def __aenter__(self) -> Self:
@@ -176,27 +248,35 @@ class Upstreams:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        endpoints = (*self._endpoints.values(), *self._leaving.values())
-        await asyncio.gather(*(endpoint.close() for endpoint in endpoints))
+        present = [endpoint for model in self._by_model.values() for endpoint in model.endpoints]
+        await asyncio.gather(*(endpoint.close() for endpoint in (*present, *self._leaving.values())))
         for task in self._leaving:
             task.cancel()
 
     def open(self, model: ModelSettings) -> None:
         """Take calls for one more model from now on."""
-        self._endpoints[model.name] = Endpoint(model, self._max_response_bytes)
+        self._by_model[model.name] = ModelEndpoints(model, self._max_response_bytes)
 
     def retire(self, name: str) -> None:
         """Take no more calls for a model; those under way finish."""
-        endpoint = self._endpoints.pop(name)
-        task = asyncio.create_task(endpoint.close(when_idle=True))
-        self._leaving[task] = endpoint
-        task.add_done_callback(self._leaving.pop)
+        for endpoint in self._by_model.pop(name).endpoints:
+            task = asyncio.create_task(endpoint.close(when_idle=True))
+            self._leaving[task] = endpoint
+            task.add_done_callback(self._leaving.pop)
 
-    def __getitem__(self, name: str) -> Endpoint:
-        return self._endpoints[name]
+    def available(self, name: str) -> bool:
+        """Whether a model can take a call now: it is there, and some endpoint of it is up and has room."""
+        return name in self._by_model and self._by_model[name].available(time.monotonic())
+
+    def rested(self, name: str) -> bool:
+        """Whether it can without disturbing an endpoint's rest."""
+        return name in self._by_model and self._by_model[name].rested(time.monotonic())
+
+    def __getitem__(self, name: str) -> ModelEndpoints:
+        return self._by_model[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._endpoints
+        return name in self._by_model
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._endpoints)
+        return iter(self._by_model)

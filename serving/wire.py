@@ -151,10 +151,9 @@ def upstream_body(call: Call, upstream_model: str) -> bytes:
         raise InvalidRequest(f"the body cannot be passed on as JSON: {error}", code="invalid_json") from None
 
 
-def answer_body(kind: Kind, answer: dict[str, Any], decision_id: str, model: str) -> bytes:
-    """The body to answer with: the endpoint's own, with our id and model; ValueError where it is nested too deeply."""
-    own = {"model": model} if kind == "embeddings" else {"id": decision_id, "model": model}
-    return _dumped(answer | own)
+def answer_body(answer: dict[str, Any], marks: Mapping[str, str]) -> bytes:
+    """The body to answer with: the endpoint's own with our id and model in it; ValueError: it is nested too deeply."""
+    return _dumped({**answer, **marks})
 
 
 def usage_of(body: Mapping[str, Any]) -> Usage:

@@ -17,6 +17,7 @@ from serving.config_problems import validation_problems
 from serving.config_values import Flag, Name, Section
 from serving.errors import Conflict, InvalidFields, UnknownModel
 from serving.learner import Learner
+from serving.traffic.canary_settings import CanarySettings
 from serving.traffic.rules import named_models
 from serving.traffic.settings import ExperimentSettings, Learning, Weights
 from serving.traffic.state import PoolTraffic, Traffic
@@ -24,6 +25,7 @@ from serving.traffic.state import PoolTraffic, Traffic
 __all__ = ["PoolDesk"]
 
 _S = TypeVar("_S", bound=Section)
+_FEWEST_FOR_A_CANARY = 2
 _MOST_EXPERIMENTS = 20  # of a pool, as the configuration may have
 
 
@@ -118,6 +120,33 @@ class PoolDesk:
         if experiment not in experiments:
             raise UnknownModel(experiment, list(experiments), "experiment")
         return experiments[experiment].status()
+
+    def canary(self, name: str) -> dict[str, Any] | None:
+        """A pool's canary; None where there was none. Raises UnknownModel."""
+        return self._of(name).canary.status()
+
+    async def start_canary(self, name: str, body: Mapping[str, Any], by: str | None, now: float) -> dict[str, Any]:
+        """Put a model of the pool on trial; durable on return. Raises UnknownModel, InvalidFields, Conflict."""
+        canary, settings = self._of(name).canary, _checked(CanarySettings, body)
+        if canary.running:
+            raise Conflict(f"pool {name!r} has a canary already; abort it first", canary.status(), "canary_running")
+        members = self._learner.pools[name].names
+        for param, model in (("model", settings.model), ("compare_to", settings.compare_to)):
+            if model is not None and model not in members:
+                raise InvalidFields([{"param": param, "message": f"{model[:100]!r} is not in the pool"}])
+        if len(members) < _FEWEST_FOR_A_CANARY:
+            raise InvalidFields([{"param": "model", "message": "is the pool's only one: nothing to compare with"}])
+        await self._change([canary.start(settings.to_plan(), now, by)])
+        return canary.status() or {}
+
+    async def end_canary(self, name: str, by: str | None, now: float) -> dict[str, Any] | None:
+        """Abort a running canary, or let a model in again that one keeps out. Raises UnknownModel, Conflict."""
+        canary = self._of(name).canary
+        row = canary.abort(now, by) or canary.release(now, by)
+        if row is None:
+            raise Conflict(f"pool {name!r} has no canary to end", canary.status(), "no_canary")
+        await self._change([row])
+        return canary.status()
 
     async def _change(self, rows: list[dict[str, Any]]) -> None:
         if rows:

@@ -44,6 +44,10 @@ class Endpoints(Protocol):
         """Whether it can take a call now."""
         ...
 
+    def rested(self, model: str) -> bool:
+        """Whether it can, and did not ask for rest."""
+        ...
+
 
 @dataclass(slots=True)
 class _Call:
@@ -112,6 +116,9 @@ class Steering:
         available = np.array([usable(pool.name, name) and up(name) for name in pool.names], dtype=np.bool_)
         if not available.any():
             raise _nothing_available(pool)
+        rested = available & np.array([self._endpoints.rested(name) for name in pool.names], dtype=np.bool_)
+        if rested.any():  # where all were told to rest, one of them is asked all the same
+            available = rested
         held, mixed = traffic.canary.steer(pool.names)
         session = kept = None
         if call.session is not None:

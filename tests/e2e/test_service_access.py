@@ -23,6 +23,19 @@ CLOSED = [
     ("POST", "/admin/keys"),
     ("POST", "/admin/keys/{id:.+}/rotate"),
     ("DELETE", "/admin/keys/{id:.+}"),
+    ("GET", "/admin/budgets"),
+    ("PATCH", "/admin/budgets/{name:.+}"),
+    ("GET", "/admin/usage"),
+    ("GET", "/admin/pools"),
+    ("POST", "/admin/pools/{name:.+}/experiments"),
+    ("GET", "/admin/pools/{name:.+}/experiments/{experiment:.+}"),
+    ("DELETE", "/admin/pools/{name:.+}/experiments/{experiment:.+}"),
+    ("GET", "/admin/pools/{name:.+}/canary"),
+    ("POST", "/admin/pools/{name:.+}/canary"),
+    ("DELETE", "/admin/pools/{name:.+}/canary"),
+    ("GET", "/admin/pools/{name:.+}"),
+    ("PATCH", "/admin/pools/{name:.+}"),
+    ("PATCH", "/admin/models/{name:.+}"),
 ]
 OPEN = [("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics")]
 WRONG = [

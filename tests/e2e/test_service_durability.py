@@ -43,7 +43,7 @@ def folded(config, events):
     """The pools after all events from the first on: written anew here, with nothing of the service's own replay."""
     settings = Settings.parse(config)
     pools = {pool.name: build_pool(pool, settings) for pool in settings.pools}
-    decisions, failed, arms = {}, {}, {model.name: model.to_arm() for model in settings.models}
+    decisions, failed, answered, arms = {}, {}, {}, {model.name: model.to_arm() for model in settings.models}
     for event in events:
         row = dict(event["payload"])
         if event["kind"] == "decision":
@@ -58,11 +58,12 @@ def folded(config, events):
         if decision.mode != "bandit":
             continue
         if event["kind"] == "outcome":
-            failed[event["decision_id"]] = row["status"] != "ok"
+            failed[event["decision_id"]], answered[event["decision_id"]] = row["status"] != "ok", row["model"]
             pools[decision.pool].apply_outcome(decision, Outcome(**row), replay=True)
         elif not failed.get(event["decision_id"]):
             del row["reward"]
-            pools[decision.pool].apply_feedback(decision, Feedback(**row), replay=True)
+            model = answered.get(event["decision_id"])
+            pools[decision.pool].apply_feedback(decision, Feedback(**row), model=model, replay=True)
     return {name: pool.state() for name, pool in pools.items()}
 
 
@@ -191,7 +192,11 @@ async def test_kill_under_load(run_service, trial, http, tmp_path):
 
 def _assert_recorded_once(events, decisions):
     assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
-    kinds = [(e["kind"], e["decision_id"], e["payload"].get("revision")) for e in events if e["decision_id"]]
+    kinds = [
+        (e["kind"], e["decision_id"], e["payload"].get("revision"), e["payload"].get("attempt"))
+        for e in events
+        if e["decision_id"]
+    ]
     assert len(kinds) == len(set(kinds))
     assert set(decisions) <= {event["decision_id"] for event in events if event["kind"] == "decision"}
 

@@ -124,6 +124,7 @@ def service(run_service, trial, odd, tmp_path_factory):
         "log": {"flush_interval_s": 0.1},
         "models": models,
         "pools": [{"name": "auto", "models": ["good", "f500"]}],
+        "failures": {"retries": {"max_attempts": 1}},  # what becomes of one attempt
     }
     with run_service(config, tmp_path_factory.mktemp("faults")) as service:
         yield service
@@ -183,13 +184,20 @@ FAILURES = [
     ("refused", 502, "upstream_unreachable", "error", None, "upstream_unreachable"),
     ("redirect", 502, "upstream_error", "error", 302, "upstream_error"),
     ("bad-key", 502, "upstream_error", "error", 401, "upstream_error"),
-    ("busy", 429, "upstream_rate_limited", "error", 429, "upstream_error"),
-    ("broken", 502, "upstream_error", "error", 503, "upstream_error"),
     ("too-long", 400, "context_length_exceeded", "error", 400, "upstream_refused"),
     ("not-json-error", 422, "upstream_refused", "error", 422, "upstream_refused"),
     ("error-is-text", 400, "upstream_refused", "error", 400, "upstream_refused"),
 ]
 ONLY_WHOLE = [
+    (
+        "busy",
+        429,
+        "upstream_rate_limited",
+        "error",
+        429,
+        "upstream_error",
+    ),  # these two ask for rest, and get it from the next call on
+    ("broken", 502, "upstream_error", "error", 503, "upstream_error"),
     ("malformed", 502, "upstream_malformed", "error", 200, "upstream_malformed"),
     ("stall", 504, "upstream_timeout", "timeout", None, "upstream_timeout"),
     ("reset", 502, "upstream_unreachable", "error", None, "upstream_unreachable"),
@@ -278,8 +286,8 @@ async def test_a_stream_that_breaks_off_ends_in_an_error_event(ask, last_outcome
 async def test_a_stream_whose_connection_is_reset_ends_in_an_error_event(ask, last_outcome):
     """A reset may take along what was received and not yet read; what is passed on and what is counted agree."""
     told, _, raw = await ask("reset", stream=True)
-    *events, last, rest = raw.decode().split("\n\n")
-    assert (told, rest) == (200, "")
+    *events, last, rest = raw.decode().split("\n\n") if told == 200 else (raw.decode(), "")
+    assert (told, rest) in ((200, ""), (502, ""))  # 502: nothing was left to pass on
     code = checked_error(last.removeprefix("data: "))["code"]
     outcome = await last_outcome("reset")
     assert (outcome["status"], outcome["error"], outcome["http_status"]) == ("error", code, None)

@@ -37,6 +37,10 @@ class Endpoints:
     def available(self, model: str) -> bool:
         return model not in self.down
 
+    def rested(self, model: str) -> bool:
+        """As available: none of these asks for rest."""
+        return self.available(model)
+
 
 class Steered:
     """Everything of one pool `auto` over `names`; `again` is a restart over the same store, with `more` settings."""

@@ -175,10 +175,10 @@ def test_input_from_the_upstreams_cache_is_counted_and_costs_its_own_price():
 
 def test_an_answer_gets_our_id_and_model():
     answer = {"id": "up", "model": "theirs", "choices": [], "x": 1}
-    assert orjson.loads(answer_body("completions", answer, "pm-1", "ours")) == answer | {"id": "pm-1", "model": "ours"}
-    assert orjson.loads(answer_body("embeddings", {"model": "theirs"}, "pm-1", "ours")) == {"model": "ours"}
+    ours = {"id": "pm-1", "model": "ours"}
+    assert orjson.loads(answer_body(answer, ours)) == answer | ours
     with pytest.raises(ValueError, match="ecursion"):
-        answer_body("completions", {"x": DEEP}, "pm-1", "ours")
+        answer_body({"x": DEEP}, ours)
 
 
 STREAM = (

@@ -1,0 +1,300 @@
+"""The attempts of one call: which endpoint each goes to, what each may take, and the one outcome that each leaves.
+
+`async for attempt in attempts: async with attempt: …` makes them in order until one succeeds; a failure that another
+attempt may mend ends its block quietly, any other leaves the loop. Knows nothing of what is asked or answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, Self
+
+from bandit.types import Outcome, Status
+from serving.access.ledger import Ledger, Reservation
+from serving.access.worst_case import worst_case
+from serving.errors import (
+    BudgetExhausted,
+    CallerGone,
+    DeadlineExceeded,
+    InvalidRequest,
+    NothingAvailable,
+    ServiceError,
+    UpstreamError,
+    UpstreamRefused,
+    UpstreamTimeout,
+)
+from serving.learner import Learner
+from serving.records import Caller, Record
+from serving.retries import Plan
+from serving.upstream import Endpoint, ModelEndpoints, Upstreams
+from serving.wire import Call, StreamRewriter, Usage
+
+__all__ = ["Attempt", "Attempts", "Means"]
+
+_NO_USAGE = Usage(None, None)
+_SHORTLY_S = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What attempts are made with. `assumed_output_tokens`: what an answer may have where nobody says how many."""
+
+    learner: Learner
+    upstreams: Upstreams
+    ledger: Ledger
+    rng: random.Random
+    assumed_output_tokens: int
+
+
+class Attempts:
+    """One call's, within `deadline` (on the loop's clock); `fair_s`: the time whose overrun is the endpoint's fault."""
+
+    def __init__(
+        self, means: Means, call: Call, caller: Caller, plan_for: Callable[[Attempts], Plan], *, deadline_s: float
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        own_s = deadline_s if call.timeout_s is None else min(deadline_s, call.timeout_s)
+        self.deadline = loop.time() + own_s
+        if caller.deadline is not None:
+            self.deadline = min(self.deadline, caller.deadline)
+        self.deadline_s, self.fair_s = own_s, deadline_s
+        self.means, self.call, self.caller = means, call, caller
+        self.tried: list[dict[str, Any]] = []
+        self.failed_at: set[Endpoint] = set()
+        self.record: Record | None = None
+        self.durable: asyncio.Future[None] | None = None
+        self.error: ServiceError | None = None
+        self.done = False
+        self._plan = plan_for(self)
+        self._next = self._prepared(self._plan.first)  # BudgetExhausted, NothingAvailable: nothing is recorded yet
+
+    def recorded(self, record: Record, durable: asyncio.Future[None]) -> None:
+        """The decision has been recorded: attempts may begin."""
+        self.record, self.durable = record, durable
+        record.in_flight = True
+        self._plan.budget.call()
+
+    def abandon(self) -> None:
+        """Nothing will be tried: give back what the first attempt set aside."""
+        self.means.ledger.release(self._next.reservation)
+
+    def elsewhere(self, model: str, *, rested: bool) -> bool:
+        """Whether an endpoint of the model can take this call at once that has not failed it, and is `rested`."""
+        now = time.monotonic()
+        known = self.means.upstreams
+        return model in known and any(
+            (endpoint.rested(now) if rested else endpoint.available(now)) and endpoint not in self.failed_at
+            for endpoint in known[model].endpoints
+        )
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Attempt:
+        if self.done:
+            raise StopAsyncIteration
+        if self.error is None:
+            return self._next
+        try:
+            self._next = await self._another(self.error)
+        except BaseException:
+            self._end()
+            raise
+        self.error = None
+        return self._next
+
+    def mends(self, error: UpstreamError) -> bool:
+        """Take note of an attempt that failed; whether anything is left to try is found out when it is asked for."""
+        self.error = error
+        self.failed_at.add(self._next.endpoint)
+        self.tried.append(
+            {"model": error.model, "endpoint": self._next.endpoint.name, "error": error.code}
+            | ({} if error.http_status is None else {"status": error.http_status})
+        )
+        return True
+
+    def ended(self) -> None:
+        """The call has its answer, or an error that nothing mends."""
+        self.done = True
+        self._end()
+
+    def _end(self) -> None:
+        if self.record is not None:
+            self.record.in_flight = False
+
+    async def _another(self, error: ServiceError) -> Attempt:
+        assert isinstance(error, UpstreamError)  # noqa: S101 - `mends` takes no other
+        while True:
+            left_s = self.deadline - asyncio.get_running_loop().time()
+            following = None if left_s <= _SHORTLY_S else self._plan.after(error)
+            if following is None or following.wait_s >= left_s:
+                await self._give_up(error, late=left_s <= _SHORTLY_S)
+            assert following is not None  # noqa: S101
+            if following.wait_s:
+                await asyncio.sleep(following.wait_s)
+            try:
+                return self._prepared(following.model)
+            except (BudgetExhausted, InvalidRequest, NothingAvailable):
+                self._plan.unfit(following.model)
+
+    async def _give_up(self, error: UpstreamError, *, late: bool) -> None:
+        assert self.record is not None  # noqa: S101
+        assert self.durable is not None  # noqa: S101
+        await self.durable  # the error's response names the decision
+        self.caller.headers["x-pointsman-attempts"] = str(len(self.tried))
+        decision_id = self.record.decision.decision_id
+        if late and not isinstance(error, UpstreamRefused):
+            raise DeadlineExceeded(self.deadline_s, self.tried, decision_id)
+        if isinstance(error, UpstreamRefused) or len(self.tried) <= 1:
+            error.decision_id = decision_id
+            raise error
+        now = time.monotonic()
+        waits = [
+            self.means.upstreams[t["model"]].retry_after_s(now)
+            for t in self.tried
+            if t["model"] in self.means.upstreams
+        ]
+        message = f"{len(self.tried)} attempts failed, the last: {error}"
+        raise NothingAvailable(message, self.tried, min(waits, default=1.0), decision_id)
+
+    def _prepared(self, model: str) -> Attempt:
+        """An attempt on a model with its endpoint chosen and its worst case set aside."""
+        means, now = self.means, time.monotonic()
+        endpoints = means.upstreams[model]
+        endpoint = endpoints.pick(means.rng, now, frozenset(self.failed_at))
+        if endpoint is None:
+            wait_s = endpoints.retry_after_s(now)
+            raise NothingAvailable(f"{model}: every endpoint is busy or down", self.tried, wait_s)
+        worst = worst_case(self.call, endpoints.arm.price, endpoints.max_output_tokens, means.assumed_output_tokens)
+        reservation = means.ledger.reserve(self.caller.principal, worst.usd, worst.tokens, time.time())
+        call = self.call
+        if reservation.hard and worst.max_tokens is not None:  # what was set aside must be what it can cost
+            call = replace(call, body={**call.body, "max_tokens": worst.max_tokens})
+        try:
+            body = endpoints.provider.body(call, endpoints.upstream_model)
+        except BaseException:  # what the protocol cannot say is known before anything is recorded or sent
+            means.ledger.release(reservation)
+            raise
+        self._plan.made(model)
+        number = self._plan.attempts - 1
+        return Attempt(self, call, endpoints, endpoint, body=body, reservation=reservation, number=number)
+
+
+class Attempt:
+    """One attempt from start to outcome: whichever way its block is left, exactly one outcome is recorded."""
+
+    def __init__(
+        self,
+        attempts: Attempts,
+        call: Call,
+        model: ModelEndpoints,
+        endpoint: Endpoint,
+        *,
+        body: bytes,
+        reservation: Reservation,
+        number: int,
+    ) -> None:
+        self.call, self.body, self.model, self.endpoint, self.reservation = call, body, model, endpoint, reservation
+        self.waited_s = 0.0  # for the caller to read what had come: not the upstream's time
+        self.usage = _NO_USAGE
+        self.rewriter: StreamRewriter | None = None
+        self.started = 0.0
+        self.committed = False  # something was passed on: no other attempt can take over
+        self._attempts, self._number = attempts, number
+        self._first_byte_s: float | None = None
+        self._probe = False
+
+    def first_byte(self) -> None:
+        """Note the time of the answer's first byte."""
+        if self._first_byte_s is None:
+            self._first_byte_s = time.perf_counter() - self.started
+
+    async def __aenter__(self) -> Self:
+        self.started = time.perf_counter()
+        self._probe = self.endpoint.breaker.begin()
+        now = asyncio.get_running_loop().time()
+        self._given_s = min(self._attempts.deadline - now, self.model.timeout_s)
+        self._timeout = asyncio.timeout_at(now + self._given_s)
+        await self._timeout.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        attempts = self._attempts
+        try:
+            await self._timeout.__aexit__(kind, error, trace)
+        except TimeoutError:
+            error = UpstreamTimeout(self.model.name, self._given_s)
+        rushed = self._given_s < min(self.model.timeout_s, attempts.fair_s) - _SHORTLY_S
+        if error is None:
+            self._record_outcome("ok", 200, None, failed=False)
+        elif isinstance(error, UpstreamTimeout) and rushed:  # it was given too little time to be at fault
+            self._record_outcome("cancelled", None, "deadline_exceeded", failed=None)
+        elif isinstance(error, UpstreamError):
+            status: Status = "timeout" if isinstance(error, UpstreamTimeout) else "error"
+            limited = error.http_status == 429  # which says that it is busy, and when again: not that it is down
+            failed = None if limited else not isinstance(error, UpstreamRefused)
+            self._record_outcome(status, error.http_status, error.code, failed=failed)
+        elif isinstance(error, (asyncio.CancelledError, CallerGone)):
+            self._record_outcome("cancelled", None, "caller_went_away", failed=None)
+        else:
+            self._record_outcome("error", None, type(error).__name__, failed=None)
+        if isinstance(error, UpstreamError) and not self.committed:
+            return attempts.mends(error)
+        attempts.ended()
+        if isinstance(error, UpstreamError):
+            assert attempts.record is not None  # noqa: S101
+            error.decision_id = attempts.record.decision.decision_id
+            raise error
+        return False
+
+    def _record_outcome(
+        self, status: Status, http_status: int | None, error: str | None, *, failed: bool | None
+    ) -> None:
+        attempts, means = self._attempts, self._attempts.means
+        record = attempts.record
+        assert record is not None  # noqa: S101 - attempts begin once the decision is recorded
+        self.endpoint.breaker.end(time.monotonic(), failed, probe=self._probe)
+        usage, estimated = self._usage(record, status)
+        try:
+            means.learner.note_outcome(
+                record,
+                Outcome(
+                    decision_id=record.decision.decision_id,
+                    ts=time.time(),
+                    model=self.model.name,
+                    status=status,
+                    latency_s=max(0.0, time.perf_counter() - self.started - self.waited_s),
+                    time_to_first_token_s=self._first_byte_s,
+                    input_tokens=usage.input_tokens,
+                    output_tokens=usage.output_tokens,
+                    cost_usd=self.model.cost_usd(usage),
+                    attempt=self._number,
+                    http_status=http_status,
+                    error=error,
+                    stream=self.rewriter is not None,
+                    tokens_estimated=estimated,
+                    endpoint=self.endpoint.name,
+                    cached_tokens=usage.cached_tokens,
+                ),
+            )
+        finally:  # in the step that booked it
+            means.ledger.release(self.reservation)
+
+    def _usage(self, record: Record, status: Status) -> tuple[Usage, bool]:
+        """The tokens of the answer, or of the part that came, and whether they are an estimate."""
+        if self.rewriter is None:
+            return self.usage, False
+        usage = self.rewriter.usage
+        if usage.output_tokens is not None:
+            return usage, False
+        if status == "ok" or not self.rewriter.pieces:
+            return usage, False
+        # An answer that broke off: what came of it, at about one token an event, has been paid for.
+        return Usage(record.decision.context.input_tokens, self.rewriter.pieces), True
