@@ -21,7 +21,7 @@ class OverloadSettings(Section):
         default=2_000, ge=1, le=100_000, description="Most inference calls under way at once, streams included."
     )
     adaptive: Literal["aimd", "off"] = Field(
-        default="aimd",
+        default="off",
         description="aimd lowers the limit while the event loop is late, and raises it while calls wait for a place.",
     )
     min_concurrent: Count | None = Field(
