@@ -98,6 +98,7 @@ class Scripted:
                 await asyncio.sleep(60 if what == "stall" else 0.02)
                 await response.write(chunk("more"))
         if what == "reset-midway":
+            await asyncio.sleep(0.3)  # a reset takes along what the other side has not read yet
             return _reset(request)
         if what == "malformed":
             await response.write(b'data: {"cho\n\n')
