@@ -12,6 +12,7 @@ import gc
 import logging
 import os
 import random
+import secrets
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -51,6 +52,7 @@ from serving.schedule import Schedule
 from serving.settings import ServerSettings, Settings
 from serving.sqlite_store import SqliteStore
 from serving.store import StoreError
+from serving.traffic.caching import Caching
 from serving.traffic.canaries import Canary
 from serving.traffic.gate import Gate
 from serving.traffic.pool_desk import PoolDesk
@@ -118,7 +120,7 @@ async def serve(settings: Settings) -> AsyncIterator[str]:
             usage=Usage(log, store, most_rows=settings.metering.usage_rows),
             learner=learner,
             metrics=metrics,
-            intake=_intake(settings, learned, routing, desk, metrics=metrics, stack=stack),
+            intake=_intake(settings, learned, routing, desk, steering=steering, metrics=metrics, stack=stack),
         )
         _watch(metrics, store, log)
         stack.push_async_callback(_cancel, asyncio.create_task(log.run(settings.log.flush_interval_s)))
@@ -178,6 +180,7 @@ def _intake(
     routing: Routing,
     desk: FeedbackDesk,
     *,
+    steering: Steering,
     metrics: Metrics,
     stack: contextlib.AsyncExitStack,
 ) -> Intake:
@@ -193,7 +196,17 @@ def _intake(
     shadows = Shadows(learned.learner, learned.traffic, perform=perform, grade=grade, rng=np.random.default_rng())
     stack.push_async_callback(shadows.close)
     rates = Rates(settings.limits, max_counters=settings.metering.max_counters)
-    return Intake(gate, rates, learned.ledger, shadows)
+    caching = Caching(
+        routing,
+        learned.learner,
+        learned.traffic,
+        {pool.name: pool.cache for pool in settings.pools if pool.cache is not None},
+        labels=steering.labels,
+        metrics=metrics,
+        secret=secrets.token_bytes(32),
+        clock=time.monotonic,
+    )
+    return Intake(gate, rates, learned.ledger, shadows, caching)
 
 
 @contextlib.asynccontextmanager

@@ -5,6 +5,7 @@ ServiceError
 │   └── InvalidFields       several of its fields, all at once
 ├── Unauthorized        no key, or one that nobody was given
 ├── Forbidden           a key, or a place, from which this may not be asked
+├── NotCached           the caller wants a kept answer or none, and none is kept
 ├── NotAllowed          a model or pool that the caller's tier or key does not open
 ├── BudgetExhausted     what the call could cost does not fit into a budget
 ├── RateLimited         too many requests or tokens in too short a time
@@ -45,6 +46,7 @@ __all__ = [
     "InvalidRequest",
     "LimitsNotMet",
     "NotAllowed",
+    "NotCached",
     "NothingAvailable",
     "NothingFeasible",
     "Overloaded",
@@ -135,6 +137,15 @@ class NotAllowed(ServiceError):
     """The caller may not use what it named; the text says what it may."""
 
     param = "model"
+
+
+class NotCached(ServiceError):
+    """`Cache-Control: only-if-cached`, and no answer is kept that may be given (RFC 9111, section 5.2.1.7)."""
+
+    headers: Mapping[str, str] = {"x-should-retry": "false"}  # OpenAI's clients try a 504 again otherwise
+
+    def __init__(self) -> None:
+        super().__init__("no answer is kept that this call may have, and it asked for no other (only-if-cached)")
 
 
 class BudgetExhausted(ServiceError):

@@ -232,7 +232,7 @@ class Handlers(AdminHandlers, KeyHandlers, PoolHandlers, SpendingHandlers):
             return response
 
     async def _complete(self, call: Call, caller: Caller, arrived: float) -> tuple[web.StreamResponse, Outcome]:
-        answer = await self._routing.complete(call, caller)
+        answer = await self._intake.caching.complete(call, caller)
         overhead_s = time.perf_counter() - arrived - answer.upstream_s
         self._metrics.overhead.observe(overhead_s)
         outcome, now = answer.outcome, time.time()
@@ -264,7 +264,7 @@ class Handlers(AdminHandlers, KeyHandlers, PoolHandlers, SpendingHandlers):
         response: web.StreamResponse | None = None
         answer: AnswerStream | None = None
         try:
-            async with self._routing.stream(call, caller) as answer:
+            async with self._intake.caching.stream(call, caller) as answer:
                 now = time.time()
                 headers = _decision_headers(answer.decision, answer.model) | self._intake.told(caller, now)
                 headers |= caller.headers

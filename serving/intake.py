@@ -1,4 +1,4 @@
-"""What a call passes before it is routed, and what is told of it after: the gate, rates, budgets' headers, shadows.
+"""What a call passes before it is routed, and what is told of it after: the gate, rates, the cache, budgets, shadows.
 
 Puts parts together; each keeps its own law. Knows nothing of HTTP.
 """
@@ -11,6 +11,7 @@ from bandit.types import Outcome
 from serving.access.ledger import Ledger
 from serving.access.rates import Rates, Taken
 from serving.records import Caller
+from serving.traffic.caching import Caching
 from serving.traffic.gate import Gate
 from serving.traffic.shadow import Shadows
 from serving.wire import Call
@@ -26,6 +27,7 @@ class Intake:
     rates: Rates
     ledger: Ledger
     shadows: Shadows
+    caching: Caching
 
     def take(self, call: Call, caller: Caller, now: float) -> Taken:
         """Count a call against the caller's rates at unix time `now`; raises RateLimited.

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from bandit.pool import Pool
     from bandit.types import Outcome
+    from serving.traffic.cache import AnswerCache
     from serving.traffic.gate import Gate
 
 __all__ = ["Metrics"]
@@ -84,6 +87,12 @@ class Metrics:
             "pointsman_gate_calls", "Inference calls that run or wait for a place.", ("state",), registry=self.registry
         )
         self.shed = self._counter("gate_shed", "Calls turned away, by priority and why.", ("priority", "why"))
+        self.cache_requests = self._counter(
+            "cache_requests", "Calls of pools that keep answers, by what the cache did.", ("pool", "result")
+        )
+        self.cache_saved = self._counter("cache_saved_usd", "What answers from the cache would have cost.", ("pool",))
+        self.cache_entries = Gauge("pointsman_cache_entries", "Answers kept.", ("pool",), registry=self.registry)
+        self.cache_bytes = Gauge("pointsman_cache_bytes", "Bytes they take.", ("pool",), registry=self.registry)
         self.overhead = Histogram(
             "pointsman_overhead_seconds",
             "Time of a call not spent waiting for the upstream.",
@@ -99,6 +108,9 @@ class Metrics:
         if series is None:
             series = self._series[pool, outcome.model] = _Series(self, pool, outcome.model)
         series.calls(mode, outcome.status).inc()
+        if mode == "cached":  # no model was asked: nothing that follows is its doing
+            self.cache_saved.labels(pool).inc(outcome.saved_usd or 0.0)
+            return
         if outcome.status == "ok" and outcome.latency_s is not None:
             series.duration.observe(outcome.latency_s)
             if outcome.stream and outcome.time_to_first_token_s is not None:
@@ -111,6 +123,15 @@ class Metrics:
     def count_shed(self, priority: int, why: str) -> None:
         """Count a call that the gate turned away; there are as many priorities as tiers have."""
         self.shed.labels(str(priority), why).inc()
+
+    def cached(self, pool: str, result: str) -> None:
+        """Count a call of a pool that keeps answers: hit, shared, miss or bypassed."""
+        self.cache_requests.labels(pool, result).inc()
+
+    def watch_cache(self, pool: str, cache: Callable[[], AnswerCache]) -> None:
+        """Show what a pool keeps from now on."""
+        self.cache_entries.labels(pool).set_function(lambda: len(cache()))
+        self.cache_bytes.labels(pool).set_function(lambda: cache().bytes)
 
     def watch_gate(self, gate: Gate) -> None:
         """Show the gate from now on."""

@@ -12,6 +12,7 @@ import orjson
 from aiohttp import web
 
 from serving.admission import Principal
+from serving.intake import Intake
 from serving.traffic.pool_desk import PoolDesk
 from serving.wire import parse_body
 
@@ -19,9 +20,10 @@ __all__ = ["PoolHandlers"]
 
 
 class PoolHandlers:
-    """What `Handlers` has besides; it provides the desk, who is admitted, and how a body is read."""
+    """What `Handlers` has besides; it provides the desk, the cache, who is admitted, and how a body is read."""
 
     _pools: PoolDesk
+    _intake: Intake
 
     def pool_routes(self) -> list[web.RouteDef]:
         """The table of these routes; a pool's own name comes last, since it may have slashes."""
@@ -33,6 +35,7 @@ class PoolHandlers:
             web.get("/admin/pools/{name:.+}/canary", self.admin_canary),
             web.post("/admin/pools/{name:.+}/canary", self.start_canary),
             web.delete("/admin/pools/{name:.+}/canary", self.end_canary),
+            web.delete("/admin/pools/{name:.+}/cache", self.purge_cache),
             web.get("/admin/pools/{name:.+}", self.admin_pool),
             web.patch("/admin/pools/{name:.+}", self.patch_pool),
             web.patch("/admin/models/{name:.+}", self.patch_model),
@@ -92,6 +95,11 @@ class PoolHandlers:
         """`DELETE /admin/pools/{name}/canary`: a running one is aborted; a model kept out is let in again."""
         principal, name = self._admit_admin(request), request.match_info["name"]
         return _json({"canary": await self._pools.end_canary(name, principal.user, time.time())})
+
+    async def purge_cache(self, request: web.Request) -> web.Response:
+        """`DELETE /admin/pools/{name}/cache`: drop all answers that the pool keeps."""
+        self._admit_admin(request)
+        return _json({"dropped": self._intake.caching.purge(request.match_info["name"])})
 
     def _admit_admin(self, request: web.Request) -> Principal:
         raise NotImplementedError

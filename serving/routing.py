@@ -18,6 +18,7 @@ from serving.errors import UpstreamError
 from serving.failure_settings import FailureSettings
 from serving.records import Caller, Labels, Record
 from serving.retries import Plan, RetryBudget
+from serving.traffic.assembly import Assembly
 from serving.wire import Call, EventReader, StreamRewriter, answer_body
 
 if TYPE_CHECKING:
@@ -43,13 +44,17 @@ class Answer:
 
 @dataclass(slots=True)
 class AnswerStream:
-    """A streamed answer of `model`: events to pass on as they come. It must be iterated inside `Routing.stream`."""
+    """A streamed answer of `model`: events to pass on as they come. It must be iterated inside `Routing.stream`.
+
+    `assembly`: all of it once it has ended, where that was asked for.
+    """
 
     decision: Decision
     events: AsyncIterator[bytes]
     model: str
     record: Record
     attempts: int
+    assembly: Assembly | None = None
 
     @property
     def labels(self) -> Labels:
@@ -80,6 +85,10 @@ class Routing:
     def names(self) -> list[str]:
         """What callers may put in the field `model`: pools first, then models."""
         return [*self._means.learner.pools, *self._means.upstreams]
+
+    def deadline_s(self, pool: str) -> float:
+        """Seconds for all attempts of a call of the pool."""
+        return self._failures.get(pool, self._default).deadline_s
 
     def upstream_model(self, model: str) -> str:
         """What a model's own endpoint calls it."""
@@ -115,12 +124,23 @@ class Routing:
         return Answer(decision, outcome, rendered, upstream_s, labels, len(attempts.tried) + 1)
 
     @contextlib.asynccontextmanager
-    async def stream(self, call: Call, caller: Caller) -> AsyncIterator[AnswerStream]:
-        """A call that is answered event by event; entered once the first has come: until then others may take over."""
+    async def stream(
+        self, call: Call, caller: Caller, *, assemble_bytes: int | None = None
+    ) -> AsyncIterator[AnswerStream]:
+        """A call that is answered event by event; entered once the first has come: until then others may take over.
+
+        `assemble_bytes`: put it together, too, where the whole is no larger than about that.
+        """
         decision, labels = self.decide(call, caller, ts=time.time())
         attempts = self._begin(call, caller, decision, labels, fallbacks=True)
         async for attempt in attempts:
-            rewriter = StreamRewriter(decision.decision_id, attempt.model.name, show_usage=call.wants_usage)
+            assembly = None if assemble_bytes is None else Assembly(call.kind, assemble_bytes)
+            rewriter = StreamRewriter(
+                decision.decision_id,
+                attempt.model.name,
+                show_usage=call.wants_usage,
+                seen=None if assembly is None else assembly.feed,
+            )
             attempt.rewriter = rewriter
             translator = attempt.model.provider.events(call)
             async with attempt, attempt.endpoint.stream(attempt.call, attempt.body) as chunks:
@@ -131,7 +151,8 @@ class Routing:
                 first = await anext(events, b"")
                 attempt.committed = True
                 made = len(attempts.tried) + 1
-                yield AnswerStream(decision, _with(first, events), attempt.model.name, attempts.record, made)
+                passed_on = _with(first, events)
+                yield AnswerStream(decision, passed_on, attempt.model.name, attempts.record, made, assembly)
 
     def _begin(self, call: Call, caller: Caller, decision: Decision, labels: Labels, *, fallbacks: bool) -> Attempts:
         """The call's attempts, its decision recorded; nothing is where it cannot be afforded or served."""

@@ -6,7 +6,7 @@ decisions beyond the id and the model's name that it writes into answers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -197,10 +197,20 @@ class EventReader:
 
 
 class StreamRewriter:
-    """Rewrites a streamed answer's events: our id and model in each, usage kept and shown only to who asked for it."""
+    """Rewrites a streamed answer's events: our id and model in each, usage kept and shown only to who asked for it.
 
-    def __init__(self, decision_id: str, model: str, *, show_usage: bool) -> None:
-        self._id, self._model, self._show_usage = decision_id, model, show_usage
+    `seen` is told each event as it came, with its size.
+    """
+
+    def __init__(
+        self,
+        decision_id: str,
+        model: str,
+        *,
+        show_usage: bool,
+        seen: Callable[[Mapping[str, Any], int], None] | None = None,
+    ) -> None:
+        self._id, self._model, self._show_usage, self._seen = decision_id, model, show_usage, seen
         self.usage = Usage(None, None)
         self.pieces = 0  # events that carried content; about one token each, the estimate when usage never comes
         self.done = False
@@ -215,6 +225,8 @@ class StreamRewriter:
             raise ValueError("a stream event is not a JSON object")  # noqa: TRY004 - one kind for all that is malformed
         if event.get("error"):
             raise ValueError("the upstream reported an error in its stream")
+        if self._seen is not None:
+            self._seen(event, len(data))
         choices = event.get("choices")
         if event.get("usage") is not None:
             self.usage = usage_of(event)

@@ -1,7 +1,7 @@
 """A streamed answer put together into a whole one, and a whole one told as a stream again.
 
-Knows OpenAI's two forms of an answer and nothing else. What it cannot put together without loss it gives up: such an
-answer is passed on and not kept.
+Knows OpenAI's two forms of an answer. Of a field that it does not know, the last value said counts, beside the choices
+as in each. What it cannot put together without loss it gives up: such an answer is passed on and not kept.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import orjson
 __all__ = ["Assembly", "complete", "events_of"]
 
 _ENDS = ("stop", "tool_calls", "function_call")
-_TOP = ("created", "system_fingerprint", "service_tier")
+_OUR_OWN = ("id", "object", "model", "choices", "usage", "obfuscation")  # of an answer: not its other fields
+_OF_A_CHOICE = ("index", "message", "delta", "text", "logprobs")
 _TOLD_APART = ("role", "tool_calls")
 
 
@@ -39,9 +40,7 @@ class Assembly:
             return
         if isinstance(event.get("usage"), dict):
             self._usage = event["usage"]
-        for name in _TOP:
-            if event.get(name) is not None:
-                self._top[name] = event[name]
+        self._top |= _others(event, _OUR_OWN)
         try:
             for choice in event.get("choices") or ():
                 self._feed_choice(choice)
@@ -73,8 +72,7 @@ class Assembly:
         if choice is None:
             start = {"message": {"role": "assistant", "content": None}} if self._chat else {"text": ""}
             choice = self._choices[index] = {"index": index, **start, "logprobs": None, "finish_reason": None}
-        if part.get("finish_reason") is not None:
-            choice["finish_reason"] = part["finish_reason"]
+        choice |= _others(part, _OF_A_CHOICE)
         if part.get("logprobs") is not None:
             choice["logprobs"] = _joined_lists(choice["logprobs"], part["logprobs"])
         if self._chat:
@@ -112,9 +110,9 @@ def events_of(kind: str, answer: Mapping[str, Any], decision_id: str, model: str
     """The events of a stream that says what `answer` says; with its usage last where the caller wants it."""
     chat = kind == "chat/completions"
     frame = {"id": decision_id, "object": "chat.completion.chunk" if chat else "text_completion"}
-    frame |= {name: answer[name] for name in _TOP if name in answer} | {"model": model}
+    frame |= _others(answer, _OUR_OWN) | {"model": model}
     for choice in answer["choices"]:
-        index, end = choice.get("index", 0), {"finish_reason": choice.get("finish_reason")}
+        index, end = choice.get("index", 0), {"finish_reason": None} | _others(choice, _OF_A_CHOICE)
         if chat:
             for delta, more in _deltas(choice):
                 yield _event(frame, [{"index": index, "delta": delta, "finish_reason": None, **more}])
@@ -137,6 +135,10 @@ def _deltas(choice: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], dict[st
     calls = message.get("tool_calls")
     if calls:
         yield {"tool_calls": [{"index": i, **call} for i, call in enumerate(calls)]}, {}
+
+
+def _others(fields: Mapping[str, Any], known: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in known and value is not None}
 
 
 def _feed_tool_call(calls: dict[int, dict[str, Any]], part: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ ENTRY_BYTES: Final = 512
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A complete answer: `body` is the endpoint's own JSON, `origin` the decision it was made for, `model` who gave it.
+    """A complete answer: `body` is the JSON that was sent, `origin` the decision it was made for, `model` who gave it.
 
     `tokens` are those of input and output together, `cost_usd` what it cost; None: unknown.
     """

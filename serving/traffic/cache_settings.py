@@ -38,6 +38,9 @@ class CacheSettings(Section):
     coalesce: Flag = Field(
         default=True, description="Whether the same request, while it is under way, waits for the answer to the first."
     )
+    max_wait_s: Number = Field(
+        default=30.0, gt=0, le=3600, description="Seconds of such a wait; then a request is sent by itself."
+    )
 
 
 class BatchingSettings(Section):

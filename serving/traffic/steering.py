@@ -27,7 +27,7 @@ from serving.traffic.settings import VariantSettings
 from serving.traffic.state import PoolTraffic, Traffic
 from serving.wire import Call
 
-__all__ = ["Endpoints", "Steering"]
+__all__ = ["Endpoints", "Steering", "unlearned"]
 
 _RETRY_AFTER_S = 5.0
 _NO_FEATURES = np.zeros(0, dtype=np.float32)
@@ -107,8 +107,15 @@ class Steering:
         if not self._traffic.usable(call.model, call.model):
             raise NotAllowed(f"{call.model!r} is disabled by the operator")
         one = np.ones(1)
-        decision = _unlearned(call, self._learner.ids.new(ts), ts, (call.model,), one > 0.0, one, 0, "pinned")
+        decision = unlearned(call, self._learner.ids.new(ts), ts, (call.model,), one > 0.0, one, 0, "pinned")
         return decision, Labels(caller.principal, caller.tags)
+
+    def labels(self, call: Call, caller: Caller) -> Labels:
+        """What is logged beside any decision about a call of a pool."""
+        session = None
+        if call.session is not None:
+            session = session_hash(self._key, caller.principal.tenant, call.model, call.session)
+        return Labels(caller.principal, caller.tags, session)
 
     def _seen(self, call: Call, caller: Caller, ts: float) -> _Call:
         pool, traffic = self._learner.pools[call.model], self._traffic.pools[call.model]
@@ -120,10 +127,8 @@ class Steering:
         if rested.any():  # where all were told to rest, one of them is asked all the same
             available = rested
         held, mixed = traffic.canary.steer(pool.names)
-        session = kept = None
-        if call.session is not None:
-            session = session_hash(self._key, caller.principal.tenant, pool.name, call.session)
-            kept = traffic.sessions.find(session, ts)
+        session = self.labels(call, caller).session
+        kept = None if session is None else traffic.sessions.find(session, ts)
         return _Call(call, caller, ts, pool, traffic, available, held, mixed, session, kept)
 
     def _of_pool(self, seen: _Call) -> tuple[Decision, Labels]:
@@ -231,10 +236,10 @@ class Steering:
             p, mode = one_hot(int(p.argmax()), len(names)), "sticky"
         cumulated = p.cumsum()
         chosen = int(cumulated.searchsorted(self._rng.random() * cumulated[-1], side="right"))
-        return _unlearned(seen.call, self._learner.ids.new(seen.ts), seen.ts, names, able, p, chosen, mode)
+        return unlearned(seen.call, self._learner.ids.new(seen.ts), seen.ts, names, able, p, chosen, mode)
 
 
-def _unlearned(  # noqa: PLR0917 - the fields of a decision
+def unlearned(  # noqa: PLR0917 - the fields of a decision
     call: Call,
     decision_id: str,
     ts: float,
@@ -253,7 +258,7 @@ def _unlearned(  # noqa: PLR0917 - the fields of a decision
         mode=mode,
         step=0,
         context=Context(_NO_FEATURES, "none", call.prompt.input_tokens, call.prompt.category),
-        policy_version="pinned" if mode == "pinned" else "bypass",
+        policy_version=mode if mode in ("pinned", "cached") else "bypass",
         arms=names,
         feasible=feasible,
         probabilities=p,

@@ -33,6 +33,7 @@ CLOSED = [
     ("GET", "/admin/pools/{name:.+}/canary"),
     ("POST", "/admin/pools/{name:.+}/canary"),
     ("DELETE", "/admin/pools/{name:.+}/canary"),
+    ("DELETE", "/admin/pools/{name:.+}/cache"),
     ("GET", "/admin/pools/{name:.+}"),
     ("PATCH", "/admin/pools/{name:.+}"),
     ("PATCH", "/admin/models/{name:.+}"),
