@@ -148,11 +148,8 @@ def _pool_rows(pool: PoolSettings, settings: Settings) -> Iterator[Row]:
     yield "newcomers", f"{pool.newcomers.share:.4g} at most together, until {pool.newcomers.samples:,} graded answers"
     yield "no feedback", _no_feedback(pool)
     if pool.cache is not None:
-        kept = "" if pool.cache.only_deterministic else ", also to requests that may be answered in several ways"
-        yield (
-            "cache",
-            f"answers for {_duration(pool.cache.ttl_s)}, shared by {'all' if pool.cache.scope == 'all' else 'one ' + pool.cache.scope}{kept}",
-        )
+        kept = "" if pool.cache.only_deterministic else ", also of requests that may be answered in several ways"
+        yield "cache", f"answers for {_duration(pool.cache.ttl_s)}, by {pool.cache.scope}{kept}"
     if pool.quality_metrics:
         yield "quality from", ", ".join(f"{name} × {weight:g}" for name, weight in pool.quality_metrics.items())
 
