@@ -156,7 +156,8 @@ class Learner:
         proposed = [row for part in self._folds.values() for row in part.feedback(record, feedback)]
         changes, first = self._apply_feedback(record, feedback), feedback.revises is None or is_imputed(record.feedback)
         record.feedback = feedback
-        if feedback.quality is not None and first and not is_imputed(feedback):
+        asked = record.decision.mode != "cached"  # else it is an answer of another decision, graded there
+        if feedback.quality is not None and first and asked and not is_imputed(feedback):
             self._metrics.graded(record.decision.pool, record.served_by, feedback.quality)
         self._log_changes(self.pools.get(record.decision.pool), changes)
         self._make(proposed)

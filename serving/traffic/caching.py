@@ -294,7 +294,8 @@ class Caching:
         settings = request.shelf.settings
         if outcome.status != "ok" or decision.infeasible or len(body) > settings.max_answer_bytes:
             return None
-        if not complete(orjson.loads(body), request.call.kind):
+        kind = request.call.kind
+        if kind in ("chat/completions", "completions") and not complete(orjson.loads(body), kind):
             return None
         tokens = None
         if outcome.input_tokens is not None and outcome.output_tokens is not None:

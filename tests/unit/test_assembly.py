@@ -77,3 +77,18 @@ def test_only_an_answer_that_came_to_its_own_end_is_complete():
         assert complete({"choices": [{"finish_reason": end}]}, "chat/completions") is expected
     assert not complete({"choices": []}, "chat/completions")
     assert complete({"data": []}, "embeddings")
+
+
+def test_of_a_field_that_it_does_not_know_the_last_value_counts():
+    """Sources of a search engine, a stop string, a provider's own figures: in the answer, and in the stream again."""
+    first = chunk({"content": "hi"}) | {"citations": ["a"], "obfuscation": "xyz", "x_own": None}
+    last = chunk({}, "stop") | {"citations": ["a", "b"]}
+    last["choices"][0]["stop_reason"] = "END"
+    answer = assembled([first, last])
+    assert answer["citations"] == ["a", "b"]
+    assert "obfuscation" not in answer
+    assert answer["choices"][0]["stop_reason"] == "END"
+    events = told(answer, usage=False)
+    assert {tuple(event["citations"]) for event in events} == {("a", "b")}
+    assert events[-1]["choices"] == [{"index": 0, "delta": {}, "finish_reason": "stop", "stop_reason": "END"}]
+    assert assembled(events) == answer
