@@ -79,6 +79,9 @@ class Metrics:
             ("what",),
             registry=self.registry,
         )
+        self.spared = self._counter(
+            "batching_spared_calls", "Upstream calls that batches made unnecessary.", ("model",)
+        )
         self.gate_limit = Gauge("pointsman_gate_limit", "Calls that may run at a time now.", registry=self.registry)
         self.gate_calls = Gauge(
             "pointsman_gate_calls", "Inference calls that run or wait for a place.", ("state",), registry=self.registry
@@ -111,6 +114,10 @@ class Metrics:
     def count_shed(self, priority: int, why: str) -> None:
         """Count a call that the gate turned away; there are as many priorities as tiers have."""
         self.shed.labels(str(priority), why).inc()
+
+    def count_spared(self, model: str, calls: int) -> None:
+        """Count the calls to a model that a batch made unnecessary."""
+        self.spared.labels(model).inc(calls)
 
     def watch_gate(self, gate: Gate) -> None:
         """Show the gate from now on."""
