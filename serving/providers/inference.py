@@ -32,6 +32,10 @@ class PlainJson:
         del call, upstream_model
         return ""
 
+    def can_say(self, call: Call) -> bool:
+        """Whether it is an inference call; what is wrong with the body of one is for its caller to hear."""
+        return call.kind == "infer"
+
     def body(self, call: Call, upstream_model: str) -> bytes:
         """The caller's own body."""
         del upstream_model
