@@ -316,7 +316,7 @@ class Pool(Members):
         """Utilities, and the predictive standard deviations of log cost and log latency, shape (2, n_arms)."""
         heads = self.heads.predict(context.x.astype(np.float64), self.step)
         utilities = self._scorer.utilities(heads, context.input_tokens, self.heads.counts(QUALITY, self.step))
-        return utilities, np.sqrt(heads[1][1:] + heads[2][1:])
+        return utilities, np.sqrt(heads[1][1:] + heads[2][1:]) * self._scorer.varies
 
     def _allowed(
         self, feasible: BoolArray, limits: RequestLimits, utilities: Utilities, log_sd: FloatArray

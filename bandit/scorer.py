@@ -79,12 +79,16 @@ class Scorer:
     """The objective with the arms' prices: turns the heads' predictions into beliefs about each arm's reward."""
 
     def __init__(self, objective: Objective, prices: Sequence[Price | None]) -> None:
-        """`prices` in the order of the arms; None: unknown."""
+        """`prices` in the order of the arms; None: unknown.
+
+        `varies` (2, n_arms): whether cost and latency depend on the answer; a cost by the call or the input does not.
+        """
         self._weight_q, weight_c, weight_l = objective.weights
         self._cost_reference_usd = objective.cost_reference_usd
         self._input_usd = np.array([0.0 if p is None else p.input_per_million / 1e6 for p in prices])
         self._output_usd = np.array([0.0 if p is None else p.output_per_million / 1e6 for p in prices])
         self._call_usd = np.array([0.0 if p is None else p.per_call for p in prices])
+        self.varies = np.stack((self._output_usd > 0.0, np.ones(len(prices), dtype=np.bool_)))
         self._tokens_per_usd = 1.0 / np.maximum(self._output_usd, 1e-30)
         self._unknown = np.array([np.nan if p is None else 0.0 for p in prices])
         # Rows: cost, latency, of which only those that carry weight are computed. A part's credit is

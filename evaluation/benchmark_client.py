@@ -187,7 +187,8 @@ class ServiceClient:
 
 def _served(entry: Mapping[str, Any]) -> ServedModel:
     pools = tuple(str(part["pool"]) for part in entry["pools"])
-    return ServedModel(str(entry["name"]), pools, entry.get("price") is not None, entry.get("problem"))
+    problem = "it is no chat model" if entry.get("kind") == "http" else entry.get("problem")
+    return ServedModel(str(entry["name"]), pools, entry.get("price") is not None, problem)
 
 
 def _refused(status: int, raw: bytes, headers: Mapping[str, str]) -> CallFailed:

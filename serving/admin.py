@@ -21,6 +21,7 @@ from serving.config_problems import validation_problems
 from serving.config_values import Count, Name, Number, Section, reject
 from serving.errors import Conflict, InvalidFields, UnknownModel
 from serving.learner import Learner
+from serving.providers.kinds import takes
 from serving.records import model_event
 from serving.roster import ADDED, REMOVED, parse_definition
 from serving.settings import ModelSettings
@@ -82,7 +83,7 @@ class AdminDesk:
         else:
             self._check_new(name)
         for i, pool in enumerate(addition.pools):
-            self._check_joining(self._pool(pool, f"pools[{i}]"), name)
+            self._check_joining(self._pool(pool, f"pools[{i}]"), name, new or self._roster.model(name))
         events = [] if new is None else [model_event(ADDED, None, name, by=by, definition=addition.model)]
         evidence = {"accuracy": addition.accuracy, "samples": addition.samples}
         events += [model_event(ADDED, pool, name, by=by, **evidence) for pool in addition.pools]
@@ -169,16 +170,22 @@ class AdminDesk:
         if len(self._roster.names) >= _MOST_MODELS:
             raise _conflict(f"there are {_MOST_MODELS:,} models, the most there can be", None)
 
-    def _check_joining(self, pool: Pool, name: str) -> None:
+    def _check_joining(self, pool: Pool, name: str, model: ModelSettings | None) -> None:
         if name in pool.names:
             raise _conflict(f"{name!r} is in pool {pool.name!r} already", list(pool.names))
         if len(pool.names) >= _MOST_MEMBERS:
             raise _conflict(f"pool {pool.name!r} has {_MOST_MEMBERS} models, the most it can have", None)
+        for other in map(self._roster.model, pool.names):
+            if model is None or other is None:
+                continue
+            its, theirs = takes(model.kind, model.protocol), takes(other.kind, other.protocol)
+            if its != theirs:
+                raise _conflict(f"{name!r} takes {its}, pool {pool.name!r} {theirs}", list(pool.names))
 
     def _entry(self, name: str) -> dict[str, Any]:
         model = self._roster.model(name)
         pools = [pool for pool in self._learner.pools.values() if name in pool.names]
-        shown = ("endpoint", "upstream_model", "price", "timeout_s", "max_connections")
+        shown = ("kind", "endpoint", "upstream_model", "price", "timeout_s", "max_connections")
         settings = {} if model is None else model.model_dump(include=set(shown))
         return {
             "name": name,

@@ -89,7 +89,9 @@ async def serve(settings: Settings) -> AsyncIterator[str]:
         learned = _learned(settings, store, metrics)
         learner, traffic, ledger = learned.learner, learned.traffic, learned.ledger
         stack.push_async_callback(_last_snapshot, learner, store)
-        upstreams = await stack.enter_async_context(Upstreams(learner.roster.models, server.max_response_bytes))
+        upstreams = await stack.enter_async_context(
+            Upstreams(learner.roster.models, server.max_response_bytes, spared=metrics.count_spared)
+        )
         metrics_of = {pool.name: pool.quality_metrics or {} for pool in settings.pools}
         desk = FeedbackDesk(learner, metrics_of, server.feedback_horizon_s)
         tokens = await stack.enter_async_context(token_reader(settings.auth))

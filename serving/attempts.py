@@ -208,6 +208,19 @@ class Attempt:
         self._attempts, self._number = attempts, number
         self._first_byte_s: float | None = None
         self._probe = False
+        self._calls = 1  # that went as one with this
+        self._sent = False  # by this attempt: what another sent is counted there, once, for the endpoint's breaker
+
+    async def send(self) -> Any:
+        """The endpoint's answer to the call, which may have gone there as one with others."""
+        shared = await self.endpoint.send_shared(self.call, self._attempts.caller.principal.tenant, self._send_one)
+        self._calls = shared.calls
+        return shared.answer
+
+    async def _send_one(self, call: Call) -> Any:
+        self._sent = True
+        body = self.body if call is self.call else self.model.provider.body(call, self.model.upstream_model)
+        return await self.endpoint.send(call, body)
 
     def first_byte(self) -> None:
         """Note the time of the answer's first byte."""
@@ -260,7 +273,8 @@ class Attempt:
         attempts, means = self._attempts, self._attempts.means
         record = attempts.record
         assert record is not None  # noqa: S101 - attempts begin once the decision is recorded
-        self.endpoint.breaker.end(time.monotonic(), failed, probe=self._probe)
+        sent = self._sent or self.rewriter is not None
+        self.endpoint.breaker.end(time.monotonic(), failed if sent else None, probe=self._probe)
         usage, estimated = self._usage(record, status)
         try:
             means.learner.note_outcome(
@@ -274,7 +288,7 @@ class Attempt:
                     time_to_first_token_s=self._first_byte_s,
                     input_tokens=usage.input_tokens,
                     output_tokens=usage.output_tokens,
-                    cost_usd=self.model.cost_usd(usage),
+                    cost_usd=self.model.cost_usd(usage, answered=status == "ok", calls=self._calls),
                     attempt=self._number,
                     http_status=http_status,
                     error=error,

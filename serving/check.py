@@ -127,6 +127,8 @@ def _model_row(model: ModelSettings) -> Row:
         "\n".join(place.url for place in model.places),
         f"up to {model.max_connections:,} connections",
     ]
+    upstream += [f"kind http, {model.protocol}"] if model.kind == "http" else []
+    upstream += [f"batches up to {model.batching.max_size:,}"] if model.batching is not None else []
     upstream += [f"{name}: set" for name in model.headers]
     return model.name, "\n".join(upstream), _secret(model.api_key), _price(model), f"{model.timeout_s:g} s"
 
@@ -216,6 +218,8 @@ def _price(model: ModelSettings) -> str:
     price = model.price
     if price is None:
         return "unknown"
+    if price.per_call and not price.input_per_million and not price.output_per_million:
+        return f"{price.per_call:g}/call"
     by_call = f" + {price.per_call:g} a call" if price.per_call else ""
     return f"{price.input_per_million:g} / {price.output_per_million:g}{by_call}"
 

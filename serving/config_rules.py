@@ -14,6 +14,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from serving.config_file import EnvText, Loc, Problem, dotted
+from serving.providers.kinds import takes
 from serving.traffic.rules import named_models, shadow_model
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def broken_rules(data: Mapping[str, Any]) -> Iterator[Rule]:
     for i, pool in enumerate(_list(data, "pools")):
         if isinstance(pool, Mapping):
             yield from _pool_rules(("pools", i), pool, tuple(models.values()) if complete else None)
+            yield from _alike(("pools", i), pool, _list(data, "models"))
             yield from _embeddings_installed(("pools", i, "features", "text"), pool.get("features"))
             yield from _waits_within_horizon(("pools", i, "feedback", "wait_s"), pool.get("feedback"), data)
     yield from _benchmark_rules(data, tuple(models.values()) if complete else None, tuple(pools.values()))
@@ -166,6 +168,20 @@ def _pool_rules(at: Loc, pool: Mapping[str, Any], known: tuple[str, ...] | None)
     shadow = shadow_model(pool)
     if shadow is not None and known is not None and shadow[1] not in known:
         yield (*at, *shadow[0]), f"no model is called {_shown(shadow[1])}", _nearest(shadow[1], known)
+
+
+def _alike(at: Loc, pool: Mapping[str, Any], models: list[Any]) -> Iterator[Rule]:
+    """A call that one model of a pool can take all can: those of kind http are apart, each protocol for itself."""
+    entries = [entry for entry in models if isinstance(entry, Mapping) and isinstance(entry.get("name"), str)]
+    taken = {entry["name"]: takes(entry.get("kind"), entry.get("protocol")) for entry in entries}
+    named: list[tuple[Loc, Any]] = [(("models", i), name) for i, name in enumerate(_list(pool, "models"))]
+    named += [shadow] if (shadow := shadow_model(pool)) is not None else []
+    named = [(place, name) for place, name in named[:_MOST_MEMBERS] if isinstance(name, str) and name in taken]
+    for place, name in named[1:]:
+        first = named[0][1]
+        if taken[name] != taken[first]:
+            message = f"{_shown(name)} takes {taken[name]}, and {_shown(first)} {taken[first]}"
+            yield (*at, *place), message, "give it a pool of its own: a call must suit all models of its pool"
 
 
 def _named_by(policy: Any) -> Iterator[tuple[Loc, str]]:

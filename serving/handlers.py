@@ -26,6 +26,7 @@ from serving.benchmarks import BenchmarkDesk
 from serving.errors import CallerGone, InvalidRequest, ServiceError, Unavailable, UnknownModel
 from serving.feedback import FeedbackDesk, parse_outcome, parse_rewards
 from serving.http_errors import CALLER_HEADERS, described
+from serving.infer_body import parse_infer
 from serving.intake import Intake
 from serving.key_handlers import KeyHandlers
 from serving.learner import Learner
@@ -41,7 +42,7 @@ from serving.spending_handlers import SpendingHandlers
 from serving.store import StoreError
 from serving.traffic.pool_desk import PoolDesk
 from serving.traffic.shadow import answer_text
-from serving.wire import Call, Kind, model_name, parse_body, parse_call, parse_json
+from serving.wire import Call, Kind, model_name, parse_body, parse_call, parse_json, parse_route
 
 if TYPE_CHECKING:
     from bandit.types import Decision
@@ -90,6 +91,7 @@ class Handlers(AdminHandlers, KeyHandlers, PoolHandlers, SpendingHandlers):
             web.post("/v1/chat/completions", self.chat),
             web.post("/v1/completions", self.completions),
             web.post("/v1/embeddings", self.embeddings),
+            web.post("/v1/infer/{pool:.+}", self.infer),
             web.get("/v1/models", self.models),
             web.post("/v1/route", self.route),
             web.post("/outcome", self.outcome),
@@ -115,6 +117,10 @@ class Handlers(AdminHandlers, KeyHandlers, PoolHandlers, SpendingHandlers):
         """`POST /v1/embeddings`."""
         return await self._infer(request, "embeddings")
 
+    async def infer(self, request: web.Request) -> web.StreamResponse:
+        """`POST /v1/infer/{pool}`: a call of any other kind of model."""
+        return await self._infer(request, "infer")
+
     async def models(self, request: web.Request) -> web.Response:
         """`GET /v1/models`: what the caller may use; pools first, then the models themselves."""
         principal = await self._admit(request)
@@ -134,15 +140,17 @@ class Handlers(AdminHandlers, KeyHandlers, PoolHandlers, SpendingHandlers):
     async def route(self, request: web.Request) -> web.Response:
         """`POST /v1/route`: a decision for a call that the caller makes itself."""
         principal = await self._admit(request)
-        body = parse_body(await self._read(request))
+        raw = await self._read(request)
+        body = parse_body(raw)
         self._entitle(principal, body)
         if (name := model_name(body)) not in self._learner.pools:
             raise UnknownModel(name, self._tiers.visible(principal, list(self._learner.pools)))
-        kind: Kind = "chat/completions" if "messages" in body else "completions" if "prompt" in body else "embeddings"
-        if kind == "embeddings" and "input" not in body:
-            body["input"] = ""
         hints = with_fields(read_hints(request.headers), body)
-        call = parse_call(kind, body, hints, self._server.max_messages)
+        if self._routing.serves(name, "infer"):
+            del body["model"]
+            call = parse_infer(name, body, len(raw), hints)
+        else:
+            call = parse_route(body, hints, self._server.max_messages)
         decision, labels = self._routing.decide(call, Caller(principal, hints.tags), ts=time.time())
         _, durable = self._learner.record_decision(decision, labels)
         await durable
@@ -214,10 +222,14 @@ class Handlers(AdminHandlers, KeyHandlers, PoolHandlers, SpendingHandlers):
         arrived = time.perf_counter()
         principal = await self._admit(request)
         async with self._intake.gate.entered(self._tiers.priority(principal)):
-            body = parse_body(await self._read(request))
-            self._entitle(principal, body)
-            hints = read_hints(request.headers)
-            call = parse_call(kind, body, hints, self._server.max_messages)
+            raw = await self._read(request)
+            body, hints = parse_body(raw), read_hints(request.headers)
+            if kind == "infer":
+                name = self._tiers.entitled(principal, request.match_info["pool"], self._routing.names)
+                call = parse_infer(name, body, len(raw), hints)
+            else:
+                self._entitle(principal, body)
+                call = parse_call(kind, body, hints, self._server.max_messages)
             caller = Caller(principal, hints.tags)
             request[CALLER_HEADERS] = caller.headers
             taken = self._intake.take(call, caller, time.time())

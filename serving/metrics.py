@@ -82,6 +82,9 @@ class Metrics:
             ("what",),
             registry=self.registry,
         )
+        self.spared = self._counter(
+            "batching_spared_calls", "Upstream calls that batches made unnecessary.", ("model",)
+        )
         self.gate_limit = Gauge("pointsman_gate_limit", "Calls that may run at a time now.", registry=self.registry)
         self.gate_calls = Gauge(
             "pointsman_gate_calls", "Inference calls that run or wait for a place.", ("state",), registry=self.registry
@@ -132,6 +135,10 @@ class Metrics:
         """Show what a pool keeps from now on."""
         self.cache_entries.labels(pool).set_function(lambda: len(cache()))
         self.cache_bytes.labels(pool).set_function(lambda: cache().bytes)
+
+    def count_spared(self, model: str, calls: int) -> None:
+        """Count the calls to a model that a batch made unnecessary."""
+        self.spared.labels(model).inc(calls)
 
     def watch_gate(self, gate: Gate) -> None:
         """Show the gate from now on."""

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_val
 from bandit.types import Arm, Price
 from serving.config_values import Count, Label, Name, Number, OrDefaults, Secret, Section, reject
 from serving.failure_settings import BreakerSettings
+from serving.traffic.cache_settings import BatchingSettings
 
 __all__ = ["EndpointSettings", "ModelSettings", "PriceSettings"]
 
@@ -100,9 +101,17 @@ class ModelSettings(Section):
     """Something that can serve a call."""
 
     name: Name = Field(description="What pools and callers call it.")
+    kind: Literal["openai", "anthropic", "http"] = Field(
+        default="openai",
+        description="What its endpoint speaks: OpenAI's protocol, Anthropic's, or (http) that of an ML endpoint.",
+    )
+    protocol: Literal["json", "oip"] = Field(
+        default="json",
+        description="For kind http: its own JSON, posted to the endpoint itself, or the Open Inference Protocol.",
+    )
     endpoint: BaseUrl | None = Field(
         default=None,
-        description="Base URL of its OpenAI-compatible API, with any path prefix; or give endpoints.",
+        description="Base URL of its API, with any path prefix; for protocol json the URL itself; or give endpoints.",
     )
     endpoints: tuple[EndpointSettings, ...] = Field(
         default=(), max_length=100, description="Several endpoints that serve the same model, instead of endpoint."
@@ -137,6 +146,9 @@ class ModelSettings(Section):
     headers: dict[HeaderName, HeaderValue] = Field(
         default_factory=dict, max_length=50, description="Headers added to each call; their values are never shown."
     )
+    batching: BatchingSettings | None = Field(
+        default=None, description="How embedding and inference calls go to it as one; by default each goes alone."
+    )
 
     @field_validator("upstream_model", mode="before")
     @classmethod
@@ -154,6 +166,20 @@ class ModelSettings(Section):
                 reject("is also made from api_key", "remove one of the two", (name,))
             seen.add(name.lower())
         return headers
+
+    @field_validator("protocol")
+    @classmethod
+    def _of_kind_http(cls, value: str, info: ValidationInfo) -> str:
+        if info.data.get("kind", "http") != "http":
+            reject(f"belongs to kind http, not to {info.data['kind']}", "remove it, or change the kind")
+        return value
+
+    @field_validator("batching")
+    @classmethod
+    def _has_what_is_batched(cls, value: BatchingSettings | None, info: ValidationInfo) -> BatchingSettings | None:
+        if value is not None and info.data.get("kind") == "anthropic":
+            reject("joins embedding and inference calls, which kind anthropic has not", "remove it")
+        return value
 
     @model_validator(mode="after")
     def _called_somewhere(self) -> ModelSettings:

@@ -19,7 +19,7 @@ from serving.failure_settings import FailureSettings
 from serving.records import Caller, Labels, Record
 from serving.retries import Plan, RetryBudget
 from serving.traffic.assembly import Assembly
-from serving.wire import Call, EventReader, StreamRewriter, answer_body
+from serving.wire import Call, EventReader, Kind, StreamRewriter, answer_body
 
 if TYPE_CHECKING:
     from serving.providers.protocol import EventTranslator
@@ -90,6 +90,10 @@ class Routing:
         """Seconds for all attempts of a call of the pool."""
         return self._failures.get(pool, self._default).deadline_s
 
+    def serves(self, name: str, kind: Kind) -> bool:
+        """Whether a pool, by any of its models, or a model can serve calls of this kind."""
+        return self._steering.serves(name, kind)
+
     def upstream_model(self, model: str) -> str:
         """What a model's own endpoint calls it."""
         return self._means.upstreams[model].upstream_model
@@ -106,7 +110,7 @@ class Routing:
         attempts = self._begin(call, caller, decision, labels, fallbacks=fallbacks)
         async for attempt in attempts:
             async with attempt:
-                answer = await attempt.endpoint.send(attempt.call, attempt.body)
+                answer = await attempt.send()
                 provider = attempt.model.provider
                 attempt.usage = provider.usage(call, answer)
                 upstream_s = time.perf_counter() - attempt.started
@@ -166,7 +170,7 @@ class Routing:
 
         def plan(attempts: Attempts) -> Plan:
             def others() -> Sequence[str]:
-                return self._fallbacks(decision, settings)
+                return self._fallbacks(decision, settings, call.kind)
 
             return Plan(decision.chosen, settings, budget, others, attempts.elsewhere, self._means.rng)
 
@@ -178,13 +182,14 @@ class Routing:
             raise
         return attempts
 
-    def _fallbacks(self, decision: Decision, settings: FailureSettings) -> list[str]:
+    def _fallbacks(self, decision: Decision, settings: FailureSettings, kind: Kind) -> list[str]:
         """The chain that is stated, or the pool's other feasible models by utility; those that can serve."""
         if decision.mode in ("pinned", "shadow"):
             return []
         stated = settings.fallbacks
         names = self._means.learner.ranked(decision) if stated is None else stated
-        return [name for name in names if name in self._means.upstreams and self._usable(decision.pool, name)]
+        serves = self._means.upstreams.serves
+        return [name for name in names if serves(name, kind) and self._usable(decision.pool, name)]
 
 
 async def _with(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -7,9 +7,10 @@ stated size. Knows nothing of pools or decisions.
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -22,9 +23,10 @@ from yarl import URL
 from serving.breaker import Breaker, State
 from serving.errors import UpstreamError, UpstreamRefused, UpstreamTimeout
 from serving.model_settings import EndpointSettings, ModelSettings
-from serving.providers.kinds import provider_of
+from serving.providers.kinds import provider_of, served_by
 from serving.providers.protocol import Provider
-from serving.wire import Call, Usage
+from serving.traffic.batching import Batcher, Shared
+from serving.wire import Call, Kind, Usage
 
 __all__ = ["Endpoint", "ModelEndpoints", "Upstreams"]
 
@@ -32,18 +34,32 @@ _CALLERS_FAULT = (400, 409, 413, 415, 422)  # as in bandit.types.Outcome.failed
 _FAILURES = (TimeoutError, aiohttp.ClientError)
 _ERROR_BYTES = 65_536  # as much of an error's body as is read
 _LONGEST_REST_S = 60.0  # that an endpoint's Retry-After keeps others from it
+Spared = Callable[[str, int], None]
 
 
 class Endpoint:
-    """One endpoint of a model, with its own bounded connections, breaker and count of calls under way."""
+    """One endpoint of a model, with its own bounded connections, breaker, batches and count of calls under way.
+
+    `spared` is told the model and how many calls to it a batch made unnecessary.
+    """
 
     def __init__(
-        self, model: ModelSettings, place: EndpointSettings, provider: Provider, max_response_bytes: int
+        self,
+        model: ModelSettings,
+        place: EndpointSettings,
+        provider: Provider,
+        max_response_bytes: int,
+        *,
+        spared: Spared | None = None,
     ) -> None:
         self.model, self.name, self.weight = model.name, place.name or "1", place.weight
         self.breaker = Breaker(model.breaker)
-        self.under_way = 0
+        self.under_way = self._joining = 0
         self.rests_until = 0.0
+        self._batcher: Batcher | None = None
+        if model.batching is not None:
+            told = None if spared is None else functools.partial(spared, model.name)
+            self._batcher = Batcher(model.batching, most_at_once=model.max_concurrent, spared=told)
         self._provider, self._upstream_model = provider, model.upstream_model
         self._timeout_s, self._most = model.timeout_s, model.max_concurrent
         self._max_response_bytes, self._base = max_response_bytes, place.url
@@ -74,8 +90,23 @@ class Endpoint:
         """
         return now >= self.rests_until and self.available(now)
 
-    async def send(self, call: Call, body: bytes) -> dict[str, Any]:
-        """The endpoint's answer, in OpenAI's shape, to the provider's `body` of a call; UpstreamError and its kinds."""
+    async def send_shared(self, call: Call, tenant: str, send_one: Callable[[Call], Any]) -> Shared:
+        """The answer to a call that may go as one with others, by whichever `send_one` of theirs; raises as it does."""
+        if self._batcher is None:
+            return Shared(await send_one(call))
+        self._joining += 1
+        self._idle.clear()
+        try:
+            return await self._batcher.send(call, tenant, send_one)
+        finally:
+            self._joining -= 1
+            self._note_idle()
+
+    async def send(self, call: Call, body: bytes) -> Any:
+        """The endpoint's answer to the provider's `body` of a call; UpstreamError and its kinds.
+
+        A JSON object in OpenAI's shape, but to an inference call, whose answer may be any JSON value.
+        """
         self._begin()
         try:
             response = await self._post(call, body)
@@ -89,7 +120,7 @@ class Endpoint:
             answer = orjson.loads(raw)
         except orjson.JSONDecodeError:
             raise self._malformed("the answer is not valid JSON") from None
-        if not isinstance(answer, dict):
+        if not isinstance(answer, dict) and call.kind != "infer":
             raise self._malformed("the answer is not a JSON object")
         try:
             return self._provider.answer(call, answer)
@@ -115,6 +146,8 @@ class Endpoint:
         """Close its connections; with `when_idle` once the last call under way has ended."""
         if when_idle:
             await self._idle.wait()
+        if self._batcher is not None:
+            await self._batcher.close()
         await self._session.close()
 
     def _begin(self) -> None:
@@ -123,7 +156,10 @@ class Endpoint:
 
     def _end(self) -> None:
         self.under_way -= 1
-        if not self.under_way:
+        self._note_idle()
+
+    def _note_idle(self) -> None:
+        if not self.under_way and not self._joining:
             self._idle.set()
 
     async def _post(self, call: Call, body: bytes) -> aiohttp.ClientResponse:
@@ -154,8 +190,9 @@ class Endpoint:
             raw += part
         try:
             body = orjson.loads(raw)
-            own = body["error"] if isinstance(body.get("error"), dict) else {"message": str(body.get("error", ""))}
-        except (orjson.JSONDecodeError, AttributeError, KeyError):
+            said = body.get("error", body.get("detail", ""))  # a sentence, where it is not OpenAI's object
+            own = said if isinstance(said, dict) else {"message": str(said)}
+        except (orjson.JSONDecodeError, AttributeError):
             own = {"message": f"status {response.status}"}
         if response.status in _CALLERS_FAULT:
             reason = self._provider.refusal(response.status, own)
@@ -185,18 +222,30 @@ class Endpoint:
 class ModelEndpoints:
     """All endpoints of one model."""
 
-    def __init__(self, model: ModelSettings, max_response_bytes: int) -> None:
+    def __init__(self, model: ModelSettings, max_response_bytes: int, *, spared: Spared | None = None) -> None:
         self.name, self.upstream_model = model.name, model.upstream_model
         self.timeout_s, self.max_output_tokens = model.timeout_s, model.max_output_tokens
         self.settings, self.arm, self.provider = model, model.to_arm(), provider_of(model)
-        self.endpoints = tuple(Endpoint(model, place, self.provider, max_response_bytes) for place in model.places)
+        self.endpoints = tuple(
+            Endpoint(model, place, self.provider, max_response_bytes, spared=spared) for place in model.places
+        )
+        self.served = served_by(model)
         self._by_weight = model.balance == "weights"
 
-    def cost_usd(self, usage: Usage) -> float | None:
-        """What those tokens cost; None where the price or a count is unknown."""
-        if self.arm.price is None or usage.input_tokens is None or usage.output_tokens is None:
+    def cost_usd(self, usage: Usage, *, answered: bool = False, calls: int = 1) -> float | None:
+        """What those tokens cost, with this call's share of the price of one that `calls` went as; None: unknown.
+
+        Unknown is what has no price, and what has a price per token and was not counted. Tokens that cost nothing need
+        not be counted, once the call was answered.
+        """
+        price = self.arm.price
+        if price is None:
             return None
-        return self.arm.price.cost_usd(usage.input_tokens, usage.output_tokens, usage.cached_tokens or 0)
+        if usage.input_tokens is None or usage.output_tokens is None:
+            by_the_call = answered and price.input_per_million == price.output_per_million == 0.0
+            return price.per_call / calls if by_the_call else None
+        usd = price.cost_usd(usage.input_tokens, usage.output_tokens, usage.cached_tokens or 0)
+        return usd if calls == 1 else usd - price.per_call * (1.0 - 1.0 / calls)
 
     def available(self, now: float) -> bool:
         """Whether any endpoint can take a call."""
@@ -233,10 +282,12 @@ class ModelEndpoints:
 
 
 class Upstreams:
-    """The endpoints of all models, by name."""
+    """The endpoints of all models, by name; `spared` as for each endpoint."""
 
-    def __init__(self, models: Sequence[ModelSettings], max_response_bytes: int) -> None:
-        self._models, self._max_response_bytes = tuple(models), max_response_bytes
+    def __init__(
+        self, models: Sequence[ModelSettings], max_response_bytes: int, *, spared: Spared | None = None
+    ) -> None:
+        self._models, self._max_response_bytes, self._spared = tuple(models), max_response_bytes, spared
         self._by_model: dict[str, ModelEndpoints] = {}
         self._leaving: dict[asyncio.Task[None], Endpoint] = {}
 
@@ -255,7 +306,7 @@ class Upstreams:
 
     def open(self, model: ModelSettings) -> None:
         """Take calls for one more model from now on."""
-        self._by_model[model.name] = ModelEndpoints(model, self._max_response_bytes)
+        self._by_model[model.name] = ModelEndpoints(model, self._max_response_bytes, spared=self._spared)
 
     def retire(self, name: str) -> None:
         """Take no more calls for a model; those under way finish."""
@@ -271,6 +322,10 @@ class Upstreams:
     def rested(self, name: str) -> bool:
         """Whether it can without disturbing an endpoint's rest."""
         return name in self._by_model and self._by_model[name].rested(time.monotonic())
+
+    def serves(self, name: str, kind: Kind) -> bool:
+        """Whether a model that is there can serve calls of this kind."""
+        return name in self._by_model and kind in self._by_model[name].served
 
     def __getitem__(self, name: str) -> ModelEndpoints:
         return self._by_model[name]

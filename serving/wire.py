@@ -7,7 +7,7 @@ decisions beyond the id and the model's name that it writes into answers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import orjson
@@ -27,6 +27,7 @@ __all__ = [
     "parse_body",
     "parse_call",
     "parse_json",
+    "parse_route",
     "upstream_body",
     "usage_of",
 ]
@@ -115,6 +116,16 @@ def parse_call(kind: Kind, body: dict[str, Any], hints: Hints, max_messages: int
     )
 
 
+def parse_route(body: dict[str, Any], hints: Hints, max_messages: int) -> Call:
+    """The request that a caller will make itself; where it shows nothing of it, it could be any chat."""
+    if "messages" in body:
+        return parse_call("chat/completions", body, hints, max_messages)
+    if "prompt" in body or "input" in body:
+        return parse_call("completions" if "prompt" in body else "embeddings", body, hints, max_messages)
+    call = parse_call("embeddings", {**body, "input": ""}, hints, max_messages)
+    return replace(call, kind="chat/completions")
+
+
 def _worst_input_tokens(kind: Kind, body: Mapping[str, Any]) -> int:
     """An upper bound of the input's tokens: no tokenizer makes more of them than bytes, but for a message's frame."""
     content = body.get({"chat/completions": "messages", "completions": "prompt"}.get(kind, "input"))
@@ -151,9 +162,9 @@ def upstream_body(call: Call, upstream_model: str) -> bytes:
         raise InvalidRequest(f"the body cannot be passed on as JSON: {error}", code="invalid_json") from None
 
 
-def answer_body(answer: dict[str, Any], marks: Mapping[str, str]) -> bytes:
+def answer_body(answer: Any, marks: Mapping[str, str]) -> bytes:
     """The body to answer with: the endpoint's own with our id and model in it; ValueError: it is nested too deeply."""
-    return _dumped({**answer, **marks})
+    return _dumped({**answer, **marks} if marks else answer)
 
 
 def usage_of(body: Mapping[str, Any]) -> Usage:
@@ -240,7 +251,7 @@ class StreamRewriter:
         return b"data: " + _dumped(event) + b"\n\n"
 
 
-def _dumped(value: dict[str, Any]) -> bytes:
+def _dumped(value: Any) -> bytes:
     try:
         return orjson.dumps(value)
     except orjson.JSONEncodeError as error:  # what may be read is deeper than what may be written

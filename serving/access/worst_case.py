@@ -44,6 +44,8 @@ def worst_case(call: Call, price: Price | None, max_output_tokens: int | None, a
             output = call.max_output_tokens
         else:
             output = min(call.max_output_tokens, max_output_tokens * choices)
+    elif call.kind == "infer" and price is not None and price.output_per_million:
+        output = max_output_tokens or assumed_output_tokens  # by what it says of itself: no field of it is known
     tokens = call.worst_input_tokens + output
     if price is None:
         return WorstCase(None, tokens, assumed)

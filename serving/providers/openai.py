@@ -10,7 +10,6 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from serving.errors import InvalidRequest
 from serving.providers.protocol import EventTranslator, Reason
 from serving.wire import Call, Usage, upstream_body, usage_of
 
@@ -42,9 +41,6 @@ class OpenAI:
 
     def body(self, call: Call, upstream_model: str) -> bytes:
         """The caller's own body, with the endpoint's name for the model, and usage asked for where it is streamed."""
-        if call.kind == "infer":
-            message = f"{call.model!r} speaks OpenAI's protocol: call /v1/chat/completions or /v1/embeddings"
-            raise InvalidRequest(message, "model", "wrong_kind_of_model")
         return upstream_body(call, upstream_model)
 
     def headers(self, api_key: SecretStr | None) -> dict[str, str]:

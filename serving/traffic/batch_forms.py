@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from math import prod
 from typing import Any, Final, Literal
 
@@ -42,9 +43,14 @@ class Form:
         worst = sum(form.call.worst_input_tokens for form in forms)
         return replace(self.call, body=self.call.body | {field: together}, worst_input_tokens=worst)
 
-    def split(self, answer: Mapping[str, Any], forms: Sequence[Form]) -> list[dict[str, Any]]:
+    def split(self, answer: Any, forms: Sequence[Form]) -> list[Any]:
         """The answer of each of `forms` out of the one to all; ValueError where that does not fit what was asked."""
         total = sum(form.size for form in forms)
+        if self.kind == "instances" and isinstance(answer, list) and len(answer) == total:
+            return _cut(answer, forms)
+        if not isinstance(answer, dict):
+            message = "the answer is neither an object nor a list with one item for each input"
+            raise ValueError(message)  # noqa: TRY004 - one kind for all that does not fit
         if self.kind == "tensors":
             parts = _split_tensors(answer, forms, total)
         else:
@@ -184,15 +190,19 @@ def _split_list(
         raise ValueError("the answer has not one item for each input")
     items = answer[name]
     if not in_order:
-        if sorted(item["index"] if isinstance(item, dict) else -1 for item in items) != list(range(total)):
+        by_index = {str(item.get("index")): item for item in items if isinstance(item, dict)}
+        if set(by_index) != set(map(str, range(total))):
             raise ValueError("the answer's indices are not those of the inputs")
-        items = sorted(items, key=lambda item: item["index"])
-    parts, start = [], 0
-    for form in forms:
-        own = items[start : start + form.size]
-        start += form.size
-        parts.append({**answer, name: own if in_order else [{**item, "index": i} for i, item in enumerate(own)]})
-    return parts
+        items = [by_index[str(i)] for i in range(total)]
+    return [
+        {**answer, name: own if in_order else [{**item, "index": i} for i, item in enumerate(own)]}
+        for own in _cut(items, forms)
+    ]
+
+
+def _cut(items: list[Any], forms: Sequence[Form]) -> list[list[Any]]:
+    ends = list(accumulate(form.size for form in forms))
+    return [items[end - form.size : end] for form, end in zip(forms, ends, strict=True)]
 
 
 def _split_usage(usage: Mapping[str, Any], weights: Sequence[int]) -> list[dict[str, Any]]:

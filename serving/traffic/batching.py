@@ -7,6 +7,7 @@ caller's own. Each request keeps its decision, its outcome and its error: a batc
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,9 +17,18 @@ from serving.traffic.batch_forms import Form, form_of
 from serving.traffic.cache_settings import BatchingSettings
 from serving.wire import Call
 
-__all__ = ["Batcher", "own_copy"]
+__all__ = ["Batcher", "Shared", "own_copy"]
 
-SendOne = Callable[[Call], Awaitable[dict[str, Any]]]
+_log = logging.getLogger("pointsman.batching")
+SendOne = Callable[[Call], Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """One request's answer, out of an upstream call that answered `calls` of them."""
+
+    answer: Any
+    calls: int = 1
 
 
 @dataclass(slots=True, eq=False)
@@ -26,7 +36,7 @@ class _Member:
     call: Call
     form: Form
     send_one: SendOne
-    answer: asyncio.Future[dict[str, Any]]
+    answer: asyncio.Future[Shared]
 
 
 @dataclass(slots=True, eq=False)
@@ -41,15 +51,25 @@ class _Batch:
 
 
 class Batcher:
-    """The batches of one model. All methods belong to the event loop's thread."""
+    """The batches of one endpoint, which takes `most_at_once` calls. All methods belong to the event loop's thread.
 
-    def __init__(self, settings: BatchingSettings) -> None:
-        self._settings = settings
+    `spared` is told how many upstream calls a batch made unnecessary.
+    """
+
+    def __init__(
+        self,
+        settings: BatchingSettings,
+        *,
+        most_at_once: int | None = None,
+        spared: Callable[[int], None] | None = None,
+    ) -> None:
+        self._settings, self._spared = settings, spared
+        self._places = None if most_at_once is None else asyncio.Semaphore(most_at_once)
         self._open: dict[tuple[str, bytes], _Batch] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.batches = self.joined = 0
 
-    async def send(self, call: Call, tenant: str, send_one: SendOne) -> dict[str, Any]:
+    async def send(self, call: Call, tenant: str, send_one: SendOne) -> Shared:
         """The answer to `call`, alone or as part of a batch; raises what `send_one` does.
 
         `send_one` of one of the members sends them all, so it must depend on nothing of its own caller but the call it
@@ -58,8 +78,10 @@ class Batcher:
         """
         form = form_of(call)
         settings = self._settings
+        if self._places is not None:
+            send_one = _in_its_place(send_one, self._places)
         if form is None or form.size > settings.max_size or self._too_long(form.tokens):
-            return await send_one(call)
+            return Shared(await send_one(call))
         key = ("" if settings.across_tenants else tenant, form.key)
         batch = self._open.get(key)
         too_many = batch is not None and batch.size + form.size > settings.max_size
@@ -113,19 +135,22 @@ class Batcher:
             return
         self.batches += 1
         self.joined += len(batch.members)
-        batch.task = asyncio.create_task(_run(batch.members))
+        batch.task = asyncio.create_task(_run(batch.members, self._spared))
         self._tasks.add(batch.task)
         batch.task.add_done_callback(self._tasks.discard)
 
 
-async def _run(members: list[_Member]) -> None:
+async def _run(members: list[_Member], spared: Callable[[int], None] | None) -> None:
     """Send them as one; where the fault may be one member's, each once more alone.
 
     What is nobody's fault in particular (a time-out, a 5xx, no connection) is everybody's error: to ask again for each
     would be a storm on an endpoint in trouble, and whoever may retry does so above.
     """
     try:
-        if len(members) == 1 or not await _together(members):
+        if len(members) > 1 and await _together(members):
+            if spared is not None:
+                spared(len(members) - 1)
+        else:
             await asyncio.gather(*(_alone(member) for member in members if not member.answer.done()))
     except Exception as error:  # noqa: BLE001 - it is the members', who raise it
         for member in members:
@@ -141,7 +166,10 @@ async def _together(members: list[_Member]) -> bool:
     first, forms = members[0], [member.form for member in members]
     try:
         answers = first.form.split(await first.send_one(first.form.join(forms)), forms)
-    except (UpstreamRefused, ValueError):
+    except UpstreamRefused:
+        return False
+    except ValueError as error:
+        _log.info("a batch of calls of %s goes one by one: %s", first.call.model, error)
         return False
     except UpstreamError as error:
         if error.code == "upstream_malformed":
@@ -149,7 +177,7 @@ async def _together(members: list[_Member]) -> bool:
         raise
     for member, answer in zip(members, answers, strict=True):
         if not member.answer.done():
-            member.answer.set_result(answer)
+            member.answer.set_result(Shared(answer, len(members)))
     return True
 
 
@@ -161,7 +189,15 @@ async def _alone(member: _Member) -> None:
             member.answer.set_exception(error)
     else:
         if not member.answer.done():
-            member.answer.set_result(answer)
+            member.answer.set_result(Shared(answer))
+
+
+def _in_its_place(send_one: SendOne, places: asyncio.Semaphore) -> SendOne:
+    async def send(call: Call) -> Any:
+        async with places:
+            return await send_one(call)
+
+    return send
 
 
 def own_copy(error: Exception) -> Exception:

@@ -22,11 +22,12 @@ from bandit.types import Context, Decision, Price
 from serving.admission import Principal
 from serving.errors import ServiceError
 from serving.learner import Learner
+from serving.providers.kinds import served_by
 from serving.records import Caller, Labels
 from serving.store import StoreError
 from serving.traffic.settings import ShadowSettings
 from serving.traffic.state import Traffic
-from serving.wire import Call
+from serving.wire import Call, Kind
 
 __all__ = ["ShadowPlan", "Shadows", "agreement", "answer_text"]
 
@@ -79,7 +80,7 @@ class Shadows:
             return None
         if self._rng.random() >= settings.share or not self._traffic.usable(decision.pool, settings.model):
             return None
-        price = self._price(settings.model)
+        price = self._price(settings.model, call.kind)
         mine = [plan for plan in self._under_way.values() if plan.origin.pool == decision.pool]
         if price is None or len(mine) >= settings.max_concurrent:
             return None
@@ -108,7 +109,8 @@ class Shadows:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _shadow(self, plan: ShadowPlan, answer: str, now: float) -> None:
-        call = replace(plan.call, stream=False, wants_usage=True, timeout_s=None, body=_unstreamed(plan.call.body))
+        body = _unstreamed(plan.call.body) if plan.call.stream else plan.call.body
+        call = replace(plan.call, stream=False, wants_usage=True, timeout_s=None, body=body)
         labels = replace(plan.labels, session=None, experiment=None, origin=plan.origin.decision_id)
         try:
             shadow = await self._perform(call, _OPERATOR, self._decision(plan, now), labels)
@@ -137,9 +139,10 @@ class Shadows:
             origin, **own, **predicted, context=context, arms=(model,), feasible=one > 0.0, probabilities=one
         )
 
-    def _price(self, model: str) -> Price | None:
+    def _price(self, model: str, kind: Kind) -> Price | None:
+        """The price of a model that serves such calls; None where there is none, or no such model."""
         settings = self._learner.roster.model(model)
-        return None if settings is None else settings.to_arm().price
+        return None if settings is None or kind not in served_by(settings) else settings.to_arm().price
 
 
 def agreement(first: str, second: str) -> float:

@@ -25,7 +25,7 @@ from serving.traffic.experiments import Experiment
 from serving.traffic.sessions import Kept, session_hash
 from serving.traffic.settings import VariantSettings
 from serving.traffic.state import PoolTraffic, Traffic
-from serving.wire import Call
+from serving.wire import Call, Kind
 
 __all__ = ["Endpoints", "Steering", "unlearned"]
 
@@ -46,6 +46,10 @@ class Endpoints(Protocol):
 
     def rested(self, model: str) -> bool:
         """Whether it can, and did not ask for rest."""
+        ...
+
+    def serves(self, model: str, kind: Kind) -> bool:
+        """Whether it serves calls of this kind at all."""
         ...
 
 
@@ -101,6 +105,8 @@ class Steering:
             return self._of_pool(self._seen(call, caller, ts))
         if call.model not in self._endpoints:
             raise UnknownModel(call.model, [*self._learner.pools, *self._learner.roster.names])
+        if not self.serves(call.model, call.kind):
+            raise _wrong_kind(call)
         if call.limits.set:
             message = f"{call.model!r} is one model, and limits choose among those of a pool: leave them out"
             raise InvalidRequest(message, "model", "limits_need_pool")
@@ -117,10 +123,19 @@ class Steering:
             session = session_hash(self._key, caller.principal.tenant, call.model, call.session)
         return Labels(caller.principal, caller.tags, session)
 
+    def serves(self, name: str, kind: Kind) -> bool:
+        """Whether a pool, by any of its models, or a model serves calls of this kind."""
+        names = self._learner.pools[name].names if name in self._learner.pools else (name,)
+        return any(self._endpoints.serves(model, kind) for model in names)
+
     def _seen(self, call: Call, caller: Caller, ts: float) -> _Call:
         pool, traffic = self._learner.pools[call.model], self._traffic.pools[call.model]
         usable, up = self._traffic.usable, self._endpoints.available
-        available = np.array([usable(pool.name, name) and up(name) for name in pool.names], dtype=np.bool_)
+        serving = {name for name in pool.names if self._endpoints.serves(name, call.kind)}
+        if not serving:
+            raise _wrong_kind(call)
+        able = [name in serving and usable(pool.name, name) and up(name) for name in pool.names]
+        available = np.array(able, dtype=np.bool_)
         if not available.any():
             raise _nothing_available(pool)
         rested = available & np.array([self._endpoints.rested(name) for name in pool.names], dtype=np.bool_)
@@ -268,6 +283,12 @@ def unlearned(  # noqa: PLR0917 - the fields of a decision
         predicted_cost_usd=unknown,
         predicted_latency_s=unknown,
     )
+
+
+def _wrong_kind(call: Call) -> InvalidRequest:
+    path = "/v1/infer/{pool}" if call.kind == "infer" else f"/v1/{call.kind}"
+    message = f"{call.model!r} has no model that serves POST {path}; a model's kind says what it serves"
+    return InvalidRequest(message, "model", "wrong_kind_of_model")
 
 
 def _nothing_available(pool: Pool) -> NothingAvailable:

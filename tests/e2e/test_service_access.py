@@ -9,6 +9,7 @@ CLOSED = [
     ("POST", "/v1/chat/completions"),
     ("POST", "/v1/completions"),
     ("POST", "/v1/embeddings"),
+    ("POST", "/v1/infer/{pool:.+}"),
     ("GET", "/v1/models"),
     ("POST", "/v1/route"),
     ("POST", "/outcome"),

@@ -41,6 +41,10 @@ class Endpoints:
         """As available: none of these asks for rest."""
         return self.available(model)
 
+    def serves(self, model: str, kind: str) -> bool:
+        """Whatever OpenAI's protocol has."""
+        return model in self.names and kind != "infer"
+
 
 class Steered:
     """Everything of one pool `auto` over `names`; `again` is a restart over the same store, with `more` settings."""

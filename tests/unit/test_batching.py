@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from serving.errors import UpstreamError, UpstreamRefused, UpstreamTimeout
 from serving.request_headers import Hints
 from serving.traffic.batch_forms import form_of, shared_out
-from serving.traffic.batching import Batcher
+from serving.traffic.batching import Batcher, Shared
 from serving.traffic.cache_settings import BatchingSettings
 from serving.wire import Call, parse_call
 
@@ -51,11 +51,14 @@ def batcher(**more):
 
 
 async def both(*sends):
-    return await asyncio.wait_for(asyncio.gather(*sends, return_exceptions=True), 5)
+    """What each got: its answer or its error."""
+    shared = await asyncio.wait_for(asyncio.gather(*sends, return_exceptions=True), 5)
+    return [one.answer if isinstance(one, Shared) else one for one in shared]
 
 
 async def test_requests_go_as_one_and_each_gets_its_own():
-    endpoint, batches = Endpoint(), batcher()
+    spared = []
+    endpoint, batches = Endpoint(), Batcher(BatchingSettings(max_size=3, max_wait_ms=1000.0), spared=spared.append)
     answers = await both(batches.send(embed("a"), "t", endpoint), batches.send(embed(["bb", "ccc"]), "t", endpoint))
     assert endpoint.asked == [["a", "bb", "ccc"]]
     assert [[(item["index"], item["embedding"]) for item in answer["data"]] for answer in answers] == [
@@ -63,7 +66,7 @@ async def test_requests_go_as_one_and_each_gets_its_own():
         [(0, [2]), (1, [3])],
     ]
     assert sum(answer["usage"]["prompt_tokens"] for answer in answers) == 6
-    assert (batches.batches, batches.joined) == (1, 2)
+    assert (batches.batches, batches.joined, spared) == (1, 2, [1])
 
 
 async def test_a_lonely_request_goes_when_its_wait_is_over():
@@ -147,6 +150,24 @@ async def test_who_leaves_before_it_is_sent_is_not_sent():
     assert endpoint.asked == [["a", "b"]]
 
 
+async def test_no_more_calls_are_under_way_than_the_endpoint_takes():
+    """Also of those that go one by one: the fourth call is one of three that a refusal has set free."""
+    now, most = [0], [0]
+
+    async def refusing(call):
+        now[0] += 1
+        most[0] = max(most[0], now[0])
+        await asyncio.sleep(0)
+        now[0] -= 1
+        if isinstance(call.body["input"], list):
+            raise UpstreamRefused("m", 400, {"message": "one at a time"})
+        return {"data": []}
+
+    batches = Batcher(BatchingSettings(max_size=3, max_wait_ms=1000.0), most_at_once=2)
+    await both(*(batches.send(embed(text), "t", refusing) for text in "abcdef"))
+    assert most == [2]
+
+
 async def test_an_answer_that_does_not_fit_is_asked_for_singly():
     async def short(call):
         given = call.body["input"]
@@ -183,6 +204,9 @@ def test_instances_are_joined_and_predictions_cut():
     assert forms[0].join(forms).body["instances"] == ["a", "b", "c"]
     parts = forms[0].split({"predictions": [1, 2, 3], "version": "7"}, forms)
     assert parts == [{"predictions": [1], "version": "7"}, {"predictions": [2, 3], "version": "7"}]
+    assert forms[0].split([1, 2, 3], forms) == [[1], [2, 3]]
+    with pytest.raises(ValueError, match="one item for each"):
+        forms[0].split([1, 2], forms)
 
 
 @pytest.mark.parametrize(
@@ -206,3 +230,10 @@ def test_what_is_shared_out_adds_up_and_none_is_off_by_one(total, weights):
     assert all(
         abs(share * sum(weights) - total * weight) < sum(weights) for share, weight in zip(shares, weights, strict=True)
     )
+
+
+@pytest.mark.parametrize("data", [[{}, {}], [{"index": 0}, {"index": 0}], [{"index": 0}, {"index": "b"}], [0, 1]])
+def test_an_answer_whose_indices_are_wrong_does_not_fit(data):
+    forms = [form_of(embed(text)) for text in "ab"]
+    with pytest.raises(ValueError, match="indices"):
+        forms[0].split({"data": data}, forms)

@@ -7,9 +7,11 @@ import pytest
 from small_pools import LIMITED, bits, make, outcome, rng
 
 from bandit import (
+    Arm,
     Constraints,
     Feedback,
     FilterSettings,
+    Pool,
     Price,
     Prompt,
     Transition,
@@ -175,3 +177,10 @@ def test_a_pool_that_fails_where_none_is_feasible_needs_proof_for_it():
     d = pool.decide(Prompt(), rng(), decision_id="d", ts=0.0)
     assert not d.infeasible
     assert d.probabilities.max() < 0.8
+
+
+def test_a_price_by_the_call_is_certain_from_the_first_call():
+    """It does not vary with the answer's length, of which nothing is known yet."""
+    pool = Pool([Arm(f"m{i}", Price(0.0, 0.0, per_call=usd)) for i, usd in enumerate((0.001, 0.01))])
+    d = pool.decide(Prompt(), rng(), decision_id="d", ts=0.0, limits=RequestLimits(max_cost_usd=0.009))
+    assert list(d.probabilities) == [1.0, 0.0]

@@ -23,6 +23,7 @@ from serving.providers.openai import OpenAI
 from serving.records import Caller
 from serving.request_headers import Hints
 from serving.routing import Routing
+from serving.traffic.batching import Shared
 from serving.traffic.canaries import Canary
 from serving.traffic.state import Traffic
 from serving.traffic.steering import Steering
@@ -58,6 +59,9 @@ class Endpoint:
         self.asked.append(orjson.loads(body))
         return self.answers[min(len(self.asked), len(self.answers)) - 1]
 
+    async def send_shared(self, call, _tenant, send_one):
+        return Shared(await send_one(call))
+
     async def send(self, _call, body):
         answer = self._next(body)
         if isinstance(answer, BaseException):
@@ -84,7 +88,7 @@ class Model:
         self.name, self.upstream_model, self.timeout_s, self.max_output_tokens = name, f"{name}-upstream", 60.0, None
         self.arm, self.provider, self.endpoints = Arm(name, None), OpenAI(), (Endpoint(name, answers),)
 
-    def cost_usd(self, usage):
+    def cost_usd(self, usage, *, answered=False, calls=1):  # noqa: ARG002 - what the real one takes
         return None if usage.input_tokens is None or usage.output_tokens is None else 0.25
 
     def available(self, now):
@@ -104,6 +108,9 @@ class Models(dict):
         return name in self and self[name].available(time.monotonic())
 
     rested = available
+
+    def serves(self, name, kind):
+        return name in self and kind != "infer"
 
 
 def call(model="auto", **more):
