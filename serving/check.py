@@ -128,6 +128,7 @@ def _model_row(model: ModelSettings) -> Row:
         f"up to {model.max_connections:,} connections",
     ]
     upstream += [f"{name}: set" for name in model.headers]
+    upstream += [] if model.kind == "openai" else [f"kind {model.kind}"]
     return model.name, "\n".join(upstream), _secret(model.api_key), _price(model), f"{model.timeout_s:g} s"
 
 

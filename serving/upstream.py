@@ -162,7 +162,7 @@ class Endpoint:
             raise UpstreamRefused(self.model, response.status, own, reason)
         # What an endpoint says about *our* key or its own trouble is for the operator, not for the caller.
         error = UpstreamError(self.model, f"the endpoint answered {response.status}", response.status)
-        if response.status in (429, 503):
+        if response.status in (429, 503, 529):  # 529: Anthropic's word for being overloaded
             error.retry_after = response.headers.get("Retry-After")
             asked = (error.retry_after or "").strip()
             if asked.isdigit():
@@ -188,6 +188,7 @@ class ModelEndpoints:
     def __init__(self, model: ModelSettings, max_response_bytes: int) -> None:
         self.name, self.upstream_model = model.name, model.upstream_model
         self.timeout_s, self.max_output_tokens = model.timeout_s, model.max_output_tokens
+        self.unasked_output_tokens = model.unasked_output_tokens
         self.settings, self.arm, self.provider = model, model.to_arm(), provider_of(model)
         self.endpoints = tuple(Endpoint(model, place, self.provider, max_response_bytes) for place in model.places)
         self._by_weight = model.balance == "weights"

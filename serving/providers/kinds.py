@@ -6,6 +6,7 @@ It must never know how any of them speaks.
 from __future__ import annotations
 
 from serving.model_settings import ModelSettings
+from serving.providers.anthropic import Anthropic
 from serving.providers.openai import OpenAI
 from serving.providers.protocol import Provider
 
@@ -14,5 +15,6 @@ __all__ = ["provider_of"]
 
 def provider_of(model: ModelSettings) -> Provider:
     """What speaks to a model's endpoints."""
-    del model
+    if model.kind == "anthropic":
+        return Anthropic(model.max_output_tokens)
     return OpenAI()

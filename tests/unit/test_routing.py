@@ -82,6 +82,7 @@ class Model:
 
     def __init__(self, name, answers):
         self.name, self.upstream_model, self.timeout_s, self.max_output_tokens = name, f"{name}-upstream", 60.0, None
+        self.unasked_output_tokens = None
         self.arm, self.provider, self.endpoints = Arm(name, None), OpenAI(), (Endpoint(name, answers),)
 
     def cost_usd(self, usage):
