@@ -178,7 +178,7 @@ class AdminDesk:
     def _entry(self, name: str) -> dict[str, Any]:
         model = self._roster.model(name)
         pools = [pool for pool in self._learner.pools.values() if name in pool.names]
-        shown = ("endpoint", "upstream_model", "price", "timeout_s", "max_connections")
+        shown = ("kind", "endpoint", "upstream_model", "price", "timeout_s", "max_connections")
         settings = {} if model is None else model.model_dump(include=set(shown))
         return {
             "name": name,

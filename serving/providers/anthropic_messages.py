@@ -99,8 +99,9 @@ def _call(call: Any, at: str) -> Block:
         raise InvalidRequest("must be a call of a function", at)
     name = required_text(function, "name", f"{at}.function")
     try:
-        arguments = orjson.loads(function.get("arguments") or "{}")
-    except (orjson.JSONDecodeError, TypeError):
+        written = function.get("arguments")
+        arguments = orjson.loads("{}" if written in (None, "") else written)  # other providers may write none
+    except orjson.JSONDecodeError:  # also of what is no string
         arguments = None
     if not isinstance(arguments, dict):
         raise InvalidRequest("must be a JSON object, as a string", f"{at}.function.arguments")
