@@ -273,6 +273,10 @@ class Upstreams:
         """Whether it can without disturbing an endpoint's rest."""
         return name in self._by_model and self._by_model[name].rested(time.monotonic())
 
+    def can_say(self, name: str, call: Call) -> bool:
+        """Whether a model's protocol can say what a call asks for."""
+        return name in self._by_model and self._by_model[name].provider.can_say(call)
+
     def __getitem__(self, name: str) -> ModelEndpoints:
         return self._by_model[name]
 

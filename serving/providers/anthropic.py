@@ -34,12 +34,17 @@ class Anthropic:
         del call, upstream_model
         return "/messages"
 
+    def can_say(self, call: Call) -> bool:
+        """Found out by saying it: what is refused depends on every message."""
+        try:
+            self._request(call, "")
+        except InvalidRequest:
+            return False
+        return True
+
     def body(self, call: Call, upstream_model: str) -> bytes:
         """The chat as a request of that protocol; InvalidRequest for anything else."""
-        if call.kind != "chat/completions":
-            message = f"{call.model!r} speaks Anthropic's protocol: call /v1/chat/completions"
-            raise InvalidRequest(message, "model", "wrong_kind_of_model")
-        request = messages_request(call, upstream_model, self._most)
+        request = self._request(call, upstream_model)
         try:
             return orjson.dumps(request)
         except orjson.JSONEncodeError as error:  # a lone surrogate, for one
@@ -73,3 +78,9 @@ class Anthropic:
     def refusal(self, status: int, error: dict[str, Any]) -> Reason | None:
         """By what its message says: its types tell only whose fault it is."""
         return reason_of(status, error)
+
+    def _request(self, call: Call, upstream_model: str) -> dict[str, Any]:
+        if call.kind != "chat/completions":
+            message = f"{call.model!r} speaks Anthropic's protocol: call /v1/chat/completions"
+            raise InvalidRequest(message, "model", "wrong_kind_of_model")
+        return messages_request(call, upstream_model, self._most)

@@ -40,9 +40,13 @@ class OpenAI:
         del upstream_model
         return f"/{call.kind}"
 
+    def can_say(self, call: Call) -> bool:
+        """All but an inference call."""
+        return call.kind != "infer"
+
     def body(self, call: Call, upstream_model: str) -> bytes:
         """The caller's own body, with the endpoint's name for the model, and usage asked for where it is streamed."""
-        if call.kind == "infer":
+        if not self.can_say(call):
             message = f"{call.model!r} speaks OpenAI's protocol: call /v1/chat/completions or /v1/embeddings"
             raise InvalidRequest(message, "model", "wrong_kind_of_model")
         return upstream_body(call, upstream_model)

@@ -1,8 +1,9 @@
 """Which model one call goes to: the pool's choice under all that stands above it, or the one model it names.
 
-What stands above, the first that applies: models that are disabled or down > the model of the call's session > no
-exploration inside a tool-call loop > an experiment > a canary > the operator's weights > the policy. Only puts together
-what the parts say; the probabilities are `bandit.steering`'s, and nothing is recorded or sent here.
+What stands above, the first that applies: models that are disabled or down, or whose protocol cannot say the call > the
+model of the call's session > no exploration inside a tool-call loop > an experiment > a canary > the operator's weights
+> the policy. Only puts together what the parts say; the probabilities are `bandit.steering`'s, and nothing is recorded
+or sent here.
 """
 
 from __future__ import annotations
@@ -46,6 +47,10 @@ class Endpoints(Protocol):
 
     def rested(self, model: str) -> bool:
         """Whether it can, and did not ask for rest."""
+        ...
+
+    def can_say(self, model: str, call: Call) -> bool:
+        """Whether its protocol can say what the call asks for."""
         ...
 
 
@@ -114,6 +119,9 @@ class Steering:
         pool, traffic = self._learner.pools[call.model], self._traffic.pools[call.model]
         usable, up = self._traffic.usable, self._endpoints.available
         available = np.array([usable(pool.name, name) and up(name) for name in pool.names], dtype=np.bool_)
+        sayable = np.array([self._endpoints.can_say(name, call) for name in pool.names], dtype=np.bool_)
+        if sayable.any():  # where none can, the one that is chosen says what is wrong
+            available &= sayable
         if not available.any():
             raise _nothing_available(pool)
         rested = available & np.array([self._endpoints.rested(name) for name in pool.names], dtype=np.bool_)

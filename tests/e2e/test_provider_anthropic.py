@@ -233,6 +233,16 @@ async def test_one_pool_of_both_protocols_answers_one_client(client, trial, scri
     assert scripted.calls("gpt")
 
 
+async def test_what_only_one_of_them_can_say_goes_there_alone(client, service, trial):
+    """Not by luck: the other has no part in the decision, and the logged probabilities say so."""
+    asked = len(trial.requests["twin"])
+    for _ in range(8):
+        completion = await client.chat.completions.create(model="mixed", messages=HELLO, n=2)
+        (decision,) = service.events("decision", completion.id)
+        assert (completion.model, decision["payload"]["propensity"]) == ("gpt", 1.0)
+    assert len(trial.requests["twin"]) == asked
+
+
 @pytest.mark.parametrize(("what", "status"), [("too-long", 400), ("too-large", 413), ("blocked", 400)])
 async def test_what_another_model_may_take_goes_there(client, trial, attempts, what, status):
     trial.plans["first"].append(what)

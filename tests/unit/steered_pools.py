@@ -26,10 +26,10 @@ NAMES = ("a", "b", "c")
 
 
 class Endpoints:
-    """Endpoints that are up but for those in `down`."""
+    """Endpoints that are up but for those in `down`, and take any call but for those in `mute`."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
-        self.names, self.down = names, set[str]()
+        self.names, self.down, self.mute = names, set[str](), set[str]()
 
     def __contains__(self, model: object) -> bool:
         return model in self.names
@@ -40,6 +40,10 @@ class Endpoints:
     def rested(self, model: str) -> bool:
         """As available: none of these asks for rest."""
         return self.available(model)
+
+    def can_say(self, model: str, call: Any) -> bool:  # noqa: ARG002 - what the real one takes
+        """Whatever the call is."""
+        return model not in self.mute
 
 
 class Steered:

@@ -9,6 +9,7 @@ from pydantic import SecretStr
 
 from serving.errors import InvalidRequest
 from serving.providers.anthropic import Anthropic
+from serving.providers.openai import OpenAI
 from serving.request_headers import Hints
 from serving.wire import parse_call
 
@@ -316,6 +317,20 @@ def test_other_calls_are_told_what_to_call(kind, body):
     with pytest.raises(InvalidRequest, match="'claude' speaks Anthropic's protocol: call /v1/chat/completions") as told:
         Anthropic(None).body(call, "claude-trial")
     assert (told.value.param, told.value.code) == ("model", "wrong_kind_of_model")
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "sayable"),
+    [
+        ("chat/completions", {"messages": [USER]}, True),
+        ("chat/completions", {"messages": [USER], "n": 2}, False),
+        ("chat/completions", {"messages": [{"role": "user", "content": ""}]}, False),
+        ("embeddings", {"input": "a"}, False),
+    ],
+)
+def test_a_call_that_would_be_refused_is_known_before(kind, body, sayable):
+    call = parse_call(kind, {"model": "auto", **body}, Hints(), 10)
+    assert (Anthropic(None).can_say(call), OpenAI().can_say(call)) == (sayable, True)
 
 
 def test_what_is_no_json_is_the_callers_mistake():

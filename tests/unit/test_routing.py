@@ -106,6 +106,9 @@ class Models(dict):
 
     rested = available
 
+    def can_say(self, name, call):
+        return self[name].provider.can_say(call)
+
 
 def call(model="auto", **more):
     body = {"model": model, "messages": [{"role": "user", "content": "which of the two?"}]} | more
