@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-__all__ = ["completion", "finish_reason", "tokens", "usage_fields"]
+__all__ = ["completion", "finish_reason", "tokens", "usage_fields", "written"]
 
 _FINISHED = {
     "max_tokens": "length",
@@ -72,12 +72,16 @@ def usage_fields(counts: Mapping[str, int]) -> dict[str, Any] | None:
     }
 
 
+def written(value: dict[str, Any]) -> bytes:
+    """JSON; ValueError: what may be read is deeper than what may be written."""
+    try:
+        return orjson.dumps(value)
+    except orjson.JSONEncodeError as error:
+        raise ValueError(str(error)) from None
+
+
 def _call(block: Mapping[str, Any]) -> dict[str, Any]:
     name, id_, arguments = block.get("name"), block.get("id"), block.get("input")
     if not isinstance(name, str) or not isinstance(id_, str) or not isinstance(arguments, dict):
         raise ValueError("a tool_use block lacks its id, name or input")  # noqa: TRY004 - malformed, like all the rest
-    try:
-        written = orjson.dumps(arguments).decode()
-    except orjson.JSONEncodeError as error:  # what may be read is deeper than what may be written
-        raise ValueError(str(error)) from None
-    return {"id": id_, "type": "function", "function": {"name": name, "arguments": written}}
+    return {"id": id_, "type": "function", "function": {"name": name, "arguments": written(arguments).decode()}}

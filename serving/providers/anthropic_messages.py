@@ -174,7 +174,8 @@ def _inline(url: str, kinds: tuple[str, ...], at: str) -> Block:
     """What a data URL (RFC 2397) holds, as a source."""
     head, _, data = url.partition(",")
     kind = head.removeprefix("data:").removesuffix(";base64").lower()
-    if head != f"data:{head[5:-7]};base64" or kind not in kinds or not data:
+    whole = head.startswith("data:") and head.endswith(";base64")
+    if not whole or kind not in kinds or not data:
         raise InvalidRequest(f"must be a data URL in base64 of {', '.join(kinds)}", at)
     return {"type": "base64", "media_type": kind, "data": data}
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from serving.providers.anthropic_answer import finish_reason, tokens, usage_fields
+from serving.providers.anthropic_answer import finish_reason, tokens, usage_fields, written
 
 __all__ = ["MessageEvents"]
 
@@ -95,7 +95,7 @@ class MessageEvents:
         del self._blocks[_index(event)]
         kind = block.content.get("type")
         if kind == "tool_use" and not block.has_arguments:  # a tool without arguments streams none; callers parse them
-            return self._arguments(block, orjson.dumps(block.content.get("input") or {}).decode())
+            return self._arguments(block, written(block.content.get("input") or {}).decode())
         if kind == "thinking":
             thought = {"type": kind, "thinking": "".join(block.thinking), "signature": block.signature}
             return self._said({"thinking_blocks": [thought]})
@@ -141,10 +141,7 @@ class MessageEvents:
 
     def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
         chunk = {"id": "", "object": "chat.completion.chunk", "created": self._created, "model": ""}
-        try:
-            return orjson.dumps(chunk | {"choices": choices} | more)
-        except orjson.JSONEncodeError as error:  # what may be read is deeper than what may be written
-            raise ValueError(str(error)) from None
+        return written(chunk | {"choices": choices} | more)
 
 
 def _part(event: Event, name: str) -> Event:
