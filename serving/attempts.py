@@ -170,7 +170,8 @@ class Attempts:
         if endpoint is None:
             wait_s = endpoints.retry_after_s(now)
             raise NothingAvailable(f"{model}: every endpoint is busy or down", self.tried, wait_s)
-        worst = worst_case(self.call, endpoints.arm.price, endpoints.max_output_tokens, means.assumed_output_tokens)
+        assumed = endpoints.unasked_output_tokens or means.assumed_output_tokens
+        worst = worst_case(self.call, endpoints.arm.price, endpoints.max_output_tokens, assumed)
         reservation = means.ledger.reserve(self.caller.principal, worst.usd, worst.tokens, time.time())
         call = self.call
         if reservation.hard and worst.max_tokens is not None:  # what was set aside must be what it can cost

@@ -127,7 +127,8 @@ def _model_row(model: ModelSettings) -> Row:
         "\n".join(place.url for place in model.places),
         f"up to {model.max_connections:,} connections",
     ]
-    upstream += [f"kind http, {model.protocol}"] if model.kind == "http" else []
+    upstream += [] if model.kind == "openai" else [f"kind {model.kind}"]
+    upstream += [model.protocol] if model.kind == "http" else []
     upstream += [f"batches up to {model.batching.max_size:,}"] if model.batching is not None else []
     upstream += [f"{name}: set" for name in model.headers]
     return model.name, "\n".join(upstream), _secret(model.api_key), _price(model), f"{model.timeout_s:g} s"

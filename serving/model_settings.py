@@ -16,7 +16,9 @@ from serving.config_values import Count, Label, Name, Number, OrDefaults, Secret
 from serving.failure_settings import BreakerSettings
 from serving.traffic.cache_settings import BatchingSettings
 
-__all__ = ["EndpointSettings", "ModelSettings", "PriceSettings"]
+__all__ = ["ANTHROPIC_OUTPUT_TOKENS", "EndpointSettings", "ModelSettings", "PriceSettings"]
+
+ANTHROPIC_OUTPUT_TOKENS = 4096  # of an answer where nobody says how many: that protocol must be told
 
 
 class PriceSettings(Section):
@@ -55,8 +57,9 @@ def _base_url(value: str) -> str:
         reject("must hold no credentials", "put the key in api_key")
     if "?" in value or "#" in value:
         reject("must have no query or fragment", "put what the upstream needs in headers")
-    if url.path.rstrip("/").endswith(("/completions", "/embeddings")):
-        reject("must be the base that paths are appended to", "leave out /chat/completions, /completions, /embeddings")
+    if url.path.rstrip("/").endswith(("/completions", "/embeddings", "/messages")):
+        hint = "leave out /chat/completions, /completions, /embeddings, /messages"
+        reject("must be the base that paths are appended to", hint)
     return value.rstrip("/")
 
 
@@ -130,12 +133,14 @@ class ModelSettings(Section):
         default=None,
         ge=1,
         le=10_000_000,
-        description="Most tokens of an answer where the caller sets no limit; for kind anthropic, 4096 by default.",
+        description="Most tokens of an answer; kind anthropic asks for no more, and for 4096 unless told otherwise.",
     )
     upstream_model: Label = Field(
         default="", validate_default=True, description="What its endpoint calls it; by default its name."
     )
-    api_key: Secret | None = Field(default=None, description="Key sent to the endpoint as a bearer token.")
+    api_key: Secret | None = Field(
+        default=None, description="Key sent to the endpoint: as a bearer token, by kind anthropic as x-api-key."
+    )
     price: PriceSettings | None = Field(
         default=None, description="List price; without one the cost is unknown, never zero."
     )
@@ -162,7 +167,8 @@ class ModelSettings(Section):
         for name in headers:
             if name.lower() in seen:
                 reject("is given twice; headers ignore case", "remove one", (name,))
-            if name.lower() == "authorization" and info.data.get("api_key") is not None:
+            made = "x-api-key" if info.data.get("kind") == "anthropic" else "authorization"
+            if name.lower() == made and info.data.get("api_key") is not None:
                 reject("is also made from api_key", "remove one of the two", (name,))
             seen.add(name.lower())
         return headers
@@ -200,6 +206,11 @@ class ModelSettings(Section):
             place.model_copy(update={"name": place.name or str(number)})
             for number, place in enumerate(self.endpoints, 1)
         )
+
+    @property
+    def unasked_output_tokens(self) -> int | None:
+        """Most tokens of an answer where the caller says nothing; None: nobody knows."""
+        return ANTHROPIC_OUTPUT_TOKENS if self.max_output_tokens is None and self.kind == "anthropic" else None
 
     def to_arm(self) -> Arm:
         """The model as the library's arm."""

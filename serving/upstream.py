@@ -199,7 +199,7 @@ class Endpoint:
             raise UpstreamRefused(self.model, response.status, own, reason)
         # What an endpoint says about *our* key or its own trouble is for the operator, not for the caller.
         error = UpstreamError(self.model, f"the endpoint answered {response.status}", response.status)
-        if response.status in (429, 503):
+        if response.status in (429, 503, 529):  # 529: Anthropic's word for being overloaded
             error.retry_after = response.headers.get("Retry-After")
             asked = (error.retry_after or "").strip()
             if asked.isdigit():
@@ -225,6 +225,7 @@ class ModelEndpoints:
     def __init__(self, model: ModelSettings, max_response_bytes: int, *, spared: Spared | None = None) -> None:
         self.name, self.upstream_model = model.name, model.upstream_model
         self.timeout_s, self.max_output_tokens = model.timeout_s, model.max_output_tokens
+        self.unasked_output_tokens = model.unasked_output_tokens
         self.settings, self.arm, self.provider = model, model.to_arm(), provider_of(model)
         self.endpoints = tuple(
             Endpoint(model, place, self.provider, max_response_bytes, spared=spared) for place in model.places
@@ -326,6 +327,10 @@ class Upstreams:
     def serves(self, name: str, kind: Kind) -> bool:
         """Whether a model that is there can serve calls of this kind."""
         return name in self._by_model and kind in self._by_model[name].served
+
+    def can_say(self, name: str, call: Call) -> bool:
+        """Whether a model's protocol can say what a call asks for."""
+        return name in self._by_model and self._by_model[name].provider.can_say(call)
 
     def __getitem__(self, name: str) -> ModelEndpoints:
         return self._by_model[name]

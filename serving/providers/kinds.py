@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from serving.model_settings import ModelSettings
+from serving.providers.anthropic import Anthropic
 from serving.providers.inference import OpenInference, PlainJson
 from serving.providers.openai import OpenAI
 from serving.providers.protocol import Provider
@@ -26,6 +27,8 @@ def provider_of(model: ModelSettings) -> Provider:
     """What speaks to a model's endpoints."""
     if model.kind == "http":
         return OpenInference() if model.protocol == "oip" else PlainJson()
+    if model.kind == "anthropic":
+        return Anthropic(model.max_output_tokens)
     return OpenAI()
 
 

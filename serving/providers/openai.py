@@ -39,6 +39,10 @@ class OpenAI:
         del upstream_model
         return f"/{call.kind}"
 
+    def can_say(self, call: Call) -> bool:
+        """All but an inference call."""
+        return call.kind != "infer"
+
     def body(self, call: Call, upstream_model: str) -> bytes:
         """The caller's own body, with the endpoint's name for the model, and usage asked for where it is streamed."""
         return upstream_body(call, upstream_model)

@@ -35,6 +35,10 @@ class Provider(Protocol):
         """What follows the endpoint's base URL, with its leading slash; empty: the URL itself is called."""
         ...
 
+    def can_say(self, call: Call) -> bool:
+        """Whether `body` would not refuse the call: a pool's models that cannot take one have no part in it."""
+        ...
+
     def body(self, call: Call, upstream_model: str) -> bytes:
         """The body to send. InvalidRequest, with the field's path, where the protocol cannot say what is asked for."""
         ...

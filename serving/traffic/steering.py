@@ -1,8 +1,9 @@
 """Which model one call goes to: the pool's choice under all that stands above it, or the one model it names.
 
-What stands above, the first that applies: models that are disabled or down > the model of the call's session > no
-exploration inside a tool-call loop > an experiment > a canary > the operator's weights > the policy. Only puts together
-what the parts say; the probabilities are `bandit.steering`'s, and nothing is recorded or sent here.
+What stands above, the first that applies: models that are disabled or down, or whose protocol cannot say the call > the
+model of the call's session > no exploration inside a tool-call loop > an experiment > a canary > the operator's weights
+> the policy. Only puts together what the parts say; the probabilities are `bandit.steering`'s, and nothing is recorded
+or sent here.
 """
 
 from __future__ import annotations
@@ -50,6 +51,10 @@ class Endpoints(Protocol):
 
     def serves(self, model: str, kind: Kind) -> bool:
         """Whether it serves calls of this kind at all."""
+        ...
+
+    def can_say(self, model: str, call: Call) -> bool:
+        """Whether its protocol can say what the call asks for."""
         ...
 
 
@@ -136,6 +141,9 @@ class Steering:
             raise _wrong_kind(call)
         able = [name in serving and usable(pool.name, name) and up(name) for name in pool.names]
         available = np.array(able, dtype=np.bool_)
+        sayable = np.array([self._endpoints.can_say(name, call) for name in pool.names], dtype=np.bool_)
+        if sayable.any():  # where none can, the one that is chosen says what is wrong
+            available &= sayable
         if not available.any():
             raise _nothing_available(pool)
         rested = available & np.array([self._endpoints.rested(name) for name in pool.names], dtype=np.bool_)

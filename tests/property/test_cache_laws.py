@@ -68,6 +68,11 @@ class Up:
 
     rested = available
 
+    def serves(self, _model, _kind):
+        return True
+
+    can_say = serves
+
 
 class Upstream:
     """`serving.traffic.caching.Way`: each answer is another one, and says whose it is. It is logged as routing does."""

@@ -26,10 +26,10 @@ NAMES = ("a", "b", "c")
 
 
 class Endpoints:
-    """Endpoints that are up but for those in `down`."""
+    """Endpoints that are up but for those in `down`, and take any call but for those in `mute`."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
-        self.names, self.down = names, set[str]()
+        self.names, self.down, self.mute = names, set[str](), set[str]()
 
     def __contains__(self, model: object) -> bool:
         return model in self.names
@@ -44,6 +44,10 @@ class Endpoints:
     def serves(self, model: str, kind: str) -> bool:
         """Whatever OpenAI's protocol has."""
         return model in self.names and kind != "infer"
+
+    def can_say(self, model: str, call: Any) -> bool:  # noqa: ARG002 - what the real one takes
+        """Whatever the call is."""
+        return model not in self.mute
 
 
 class Steered:

@@ -86,6 +86,7 @@ class Model:
 
     def __init__(self, name, answers):
         self.name, self.upstream_model, self.timeout_s, self.max_output_tokens = name, f"{name}-upstream", 60.0, None
+        self.unasked_output_tokens = None
         self.arm, self.provider, self.endpoints = Arm(name, None), OpenAI(), (Endpoint(name, answers),)
 
     def cost_usd(self, usage, *, answered=False, calls=1):  # noqa: ARG002 - what the real one takes
@@ -111,6 +112,9 @@ class Models(dict):
 
     def serves(self, name, kind):
         return name in self and kind != "infer"
+
+    def can_say(self, name, call):
+        return self[name].provider.can_say(call)
 
 
 def call(model="auto", **more):

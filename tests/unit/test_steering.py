@@ -49,6 +49,20 @@ async def test_a_disabled_model_and_one_that_is_down_get_nothing(steered):
         service.decide()
 
 
+async def test_a_model_whose_protocol_cannot_say_a_call_has_no_part_in_it(steered):
+    """Where none can, one is chosen all the same: it says what is wrong. Where the others are down, that is what is."""
+    service = steered(weights={"a": 70, "b": 30})
+    service.endpoints.mute.add("a")
+    decision, _ = service.decide()
+    assert (_p(decision), list(decision.feasible)) == ({"a": 0.0, "b": 1.0, "c": 0.0}, [False, True, True])
+    service.endpoints.down |= {"b", "c"}
+    with pytest.raises(NothingAvailable):
+        service.decide()
+    service.endpoints.down.clear()
+    service.endpoints.mute |= {"b", "c"}
+    assert _p(service.decide()[0]) == pytest.approx({"a": 0.7, "b": 0.3, "c": 0.0})
+
+
 async def test_a_model_disabled_everywhere_is_refused_by_its_name_too(steered):
     service = steered()
     service.learner.change([service.traffic.row("a", disabled=True, by=None, ts=1.0)])
