@@ -137,5 +137,5 @@ class Experiment:
         low, high = pair.interval(each_side)
         less, more = ("worse", "better") if self.settings.metric == "quality" else ("better", "worse")
         verdict = less if high < 0.0 else more if low > 0.0 else "open"
-        summary = {"variant": name, "control": self._control, "verdict": verdict} | dict(pair.summary(each_side))
+        summary = {"variant": name, "against": self._control, "verdict": verdict} | dict(pair.summary(each_side))
         return summary | {"relative": self.settings.metric != "quality"}
