@@ -44,12 +44,12 @@ async def called_until(at, scripted, state):
     taken = {}
     for pool in POOLS:
         before = scripted.calls("shaky")
-        for number in range(MOST_CALLS):
+        for _ in range(MOST_CALLS):
             if (await states(at))[pool]["shaky"] == state:
                 break
             await at.ask(pool)
         assert (await states(at))[pool]["shaky"] == state
-        taken[pool] = number, scripted.calls("shaky") - before
+        taken[pool] = scripted.calls("shaky") - before
     return taken
 
 
@@ -61,7 +61,7 @@ async def test_it_is_out_within_a_few_calls_stays_out_and_comes_back(  # noqa: P
     with run_service(config, tmp_path) as service:
         at = Steered(http, service)
         taken = await called_until(at, scripted, "filtered")
-        assert all(calls_of_it <= 8 for _, calls_of_it in taken.values())
+        assert max(taken.values()) <= 8
         before = scripted.calls("shaky")
         rows = [at.decision((await at.ask(pool)).decision_id) for pool in POOLS for _ in range(20)]
         for row in rows:  # a fresh one's probe share is a quarter of what is set
@@ -77,15 +77,14 @@ async def test_it_is_out_within_a_few_calls_stays_out_and_comes_back(  # noqa: P
         service.kill()
     for ending in ("stop", "kill"):  # from the log, then from a snapshot
         with run_service(config, tmp_path) as service:
-            assert {
-                pool: state["shaky"] for pool, state in (await states(Steered(http, service))).items()
-            } == dict.fromkeys(POOLS, "filtered")
+            found = await states(Steered(http, service))
+            assert [found[pool]["shaky"] for pool in POOLS] == ["filtered", "filtered"]
             getattr(service, ending)()
     scripted.rest["shaky"] = "ok"
     with run_service(config, tmp_path) as service:
         at = Steered(http, service)
         taken = await called_until(at, scripted, "probing")
-        assert all(calls_of_it >= 20 for _, calls_of_it in taken.values())  # good ones, one after the other
+        assert min(taken.values()) >= 20  # good ones, one after the other
         row = at.decision((await at.ask("shared")).decision_id)
         assert row["probabilities"] == pytest.approx([0.5, 0.5])  # the operator's shares again
         row = at.decision((await at.ask("learned")).decision_id)
