@@ -12,6 +12,7 @@ from typing import Any
 
 from bandit.comparison import Comparison
 from bandit.types import Feedback, Outcome
+from serving.access.scopes import member_of
 from serving.imputation import is_imputed
 from serving.records import Labels, Record
 from serving.traffic.settings import ExperimentSettings, VariantSettings
@@ -41,8 +42,8 @@ class Experiment:
         return None
 
     def unit(self, labels: Labels) -> str | None:
-        """The user or session a call is of, as far as it says."""
-        return labels.session if self.settings.unit == "session" else labels.principal.user
+        """The user (of its team) or session a call is of, as far as it says."""
+        return labels.session if self.settings.unit == "session" else member_of("user", "*", None, labels.principal)
 
     def label(self, variant: VariantSettings) -> str:
         """What the log calls an exposure to a variant."""

@@ -146,11 +146,15 @@ async def test_an_operator_aborts_it_and_lets_the_model_in_again(at):
     await at.admin("POST", "/pools/aborted/canary", plan, status=201)
     again = await at.admin("POST", "/pools/aborted/canary", plan, status=409)
     assert again["error"]["code"] == "canary_running"
-    assert {(await at.ask("aborted")).model for _ in range(20)} == {"base", "unwanted"}
+    talks = [{"x-pointsman-session": f"talk-{i}"} for i in range(20)]
+    first = [(await at.ask("aborted", talk)).model for talk in talks]
+    assert set(first) == {"base", "unwanted"}
+    assert [(await at.ask("aborted", talk)).model for talk in talks] == first
     status = (await at.admin("DELETE", "/pools/aborted/canary"))["canary"]
     assert (status["phase"], status["kept_out"]) == ("aborted", True)
     assert status["history"][-1]["by"] == "admin"
     assert status["history"][-1]["reason"] == "aborted by an operator"
+    assert {(await at.ask("aborted", talk)).model for talk in talks} == {"base"}  # its conversations, too
     assert {(await at.ask("aborted")).model for _ in range(20)} == {"base"}
     status = (await at.admin("DELETE", "/pools/aborted/canary"))["canary"]
     assert (status["phase"], status["kept_out"]) == ("released", False)
