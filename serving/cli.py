@@ -19,6 +19,7 @@ import typer
 
 from serving.commands.evaluate import evaluate
 from serving.commands.keys import keys
+from serving.commands.litellm_import import importing
 from serving.commands.replay import replay
 from serving.commands.report import report
 from serving.commands.simulate import simulate
@@ -214,6 +215,7 @@ main.command()(simulate)
 main.command()(replay)
 main.command()(report)
 main.add_typer(keys)
+main.add_typer(importing)
 
 
 def _warmed(
