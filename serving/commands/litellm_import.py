@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from serving.commands.problems import problems_told
+
 if TYPE_CHECKING:
     from serving.commands.litellm_file import Note
     from serving.config_file import Problem
@@ -33,17 +35,8 @@ def litellm(
     out: Annotated[Path | None, typer.Option(help="Write it to this new file, not to standard output.")] = None,
 ) -> None:
     """Turn a LiteLLM `model_list` configuration into ours; what is not carried over is told, on standard error."""
-    from serving.settings import ConfigError
-
-    try:
+    with problems_told():
         text, notes = convert(config)
-    except ConfigError as error:
-        from rich.console import Console
-
-        from serving.check import render_problems
-
-        render_problems(error, Console(stderr=True))
-        raise typer.Exit(2) from None
     for note in notes:
         typer.echo(str(note), err=True)
     if text is None:
