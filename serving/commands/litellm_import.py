@@ -104,6 +104,7 @@ def _text(data: dict[str, Any], name: str, notes: Sequence[Note]) -> str:
         return dumper.represent_int(int(value)) if value.is_integer() else dumper.represent_float(value)
 
     Dumper.add_representer(str, text)
+    Dumper.add_multi_representer(str, text)
     Dumper.add_representer(float, number)
     header = [f"Made by `pointsman import litellm` from {name}."]
     if notes:

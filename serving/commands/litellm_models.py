@@ -95,7 +95,7 @@ class Deployment:
 
 def name_of(text: str) -> str:
     """A model's or pool's name here: without spaces, at most 200 characters."""
-    return re.sub(r"[^\S]+|[^\x20-\U0010ffff]", "-", text.strip())[:200]
+    return "".join(c if c.isprintable() and not c.isspace() else "-" for c in text.strip())[:200] or "-"
 
 
 def read_deployments(source: Source, variables: Variables) -> list[Deployment]:
@@ -263,7 +263,7 @@ def _price(made: Deployment, params: Entry, info: Entry) -> dict[str, float] | N
 
 def _template(value: Any) -> str | None:
     """A `${VAR}` that stood in the file as such: something else fills it in."""
-    return value if isinstance(value, str) and re.fullmatch(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}", value) else None
+    return str(value) if isinstance(value, str) and re.fullmatch(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}", value) else None
 
 
 def _upper(text: str) -> str:

@@ -107,6 +107,8 @@ def provider_of(model: str, custom: str | None) -> tuple[Provider, str] | str:
         return f"provider {name}: {_LEFT_OUT[name]}"
     if name not in _PROVIDERS or not upstream:
         return "its provider has no OpenAI-compatible API that is known here; add it by hand if it has one"
+    if len(upstream) > 150 or not upstream.isprintable():
+        return "its name is too long, or has characters that cannot be printed"
     if name == "fireworks_ai" and not upstream.startswith("accounts/") and "#" not in upstream:
         upstream = f"accounts/fireworks/models/{upstream}"  # as LiteLLM completes it
     return _PROVIDERS[name], upstream

@@ -6,7 +6,7 @@ Owns what each setting means here and why some mean nothing. It must never know 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -183,10 +183,12 @@ def leave(source: Source) -> None:
 def _table(section: Entry, kind: str) -> dict[str, list[str]]:
     """`[{group: [name, …]}, …]` as one mapping."""
     table: dict[str, list[str]] = {}
-    value = section.take(kind)
-    for item in value if isinstance(value, list | tuple) else [value]:
-        for group, names in item.items() if isinstance(item, Mapping) else ():
-            for name in [names] if isinstance(names, str) else names or ():
+    for item in _listed(section.take(kind)):
+        if not isinstance(item, Mapping):
+            section.note(kind, "has something that is no mapping of a name to names, which is not carried over")
+            continue
+        for group, names in item.items():
+            for name in _listed(names):
                 if isinstance(name, str):
                     table.setdefault(name_of(group), []).append(name_of(name))
                 else:
@@ -195,9 +197,11 @@ def _table(section: Entry, kind: str) -> dict[str, list[str]]:
 
 
 def _default(section: Entry) -> dict[str, list[str]]:
-    value = section.take("default_fallbacks")
-    names = [value] if isinstance(value, str) else value if isinstance(value, list | tuple) else []
-    return {"*": [name_of(name) for name in names if isinstance(name, str)]}
+    return {"*": [name_of(name) for name in _listed(section.take("default_fallbacks")) if isinstance(name, str)]}
+
+
+def _listed(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else () if value is None else (value,)
 
 
 def _strategy(rules: Rules, router: Entry) -> None:
