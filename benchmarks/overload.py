@@ -1,0 +1,180 @@
+"""What a paying caller notices when twice as many calls come as the service can do.
+
+    python -m benchmarks.overload [--seconds 20] [--rounds 3] [--set key=value …] [--json OUT]
+
+In each round the service's capacity is found anew (so many calls a second does one with an open gate complete for 128
+callers that never pause), then half of it is offered, then twice: a quarter of that by the paid tier, the rest by the
+free one. Upstream, service and each tier's callers are processes of their own (`slow_upstream`, `open_loop`); one more
+asks for /healthz fifty times a second, and one sleeps and tells how late it is woken, which is the machine's share.
+`--set` are settings of `overload:`, as in `--set adaptive=off`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.gateway import config
+from benchmarks.open_loop import quantiles_ms
+from benchmarks.processes import Server, host_facts, started
+
+_KEYS = {"paid": "key-of-a-paid-caller", "free": "key-of-a-free-caller"}
+_START_S = 1.5  # for the processes to be ready
+_SETTLE_S = 3.0
+_CALLERS = 128
+_SLEEPER = """
+import sys, time
+late, end = [], time.time() + float(sys.argv[1])
+while time.time() < end:
+    begun = time.perf_counter(); time.sleep(0.002); late.append(time.perf_counter() - begun - 0.002)
+print(late)
+"""
+
+
+def service_config(upstream: str, folder: Path, overload: dict[str, Any]) -> dict[str, Any]:
+    """That of the gateway's benchmark, everything on, with two tiers."""
+    made = config(upstream, folder)
+    made["auth"]["keys"] = [{"key": key, "user": f"{tier}-user", "tier": tier} for tier, key in _KEYS.items()]
+    made["tiers"] = [{"name": "free", "priority": 0}, {"name": "paid", "priority": 10}]
+    made["overload"] = overload
+    return made
+
+
+def open_loop(url: str, *arguments: object) -> subprocess.Popen[str]:
+    """The callers of one tier, started."""
+    command = [sys.executable, "-m", "benchmarks.open_loop", url, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def capacity(server: Server, seconds: float) -> float:
+    """Calls a second that the service completes for callers who never pause."""
+    process = open_loop(server.url, "--key", _KEYS["paid"], "--connections", _CALLERS, "--seconds", seconds + _SETTLE_S)
+    return float(json.loads(process.communicate()[0])["calls_per_s"])
+
+
+def offered(server: Server, rates: dict[str, float], seconds: float, seed: int) -> dict[str, Any]:
+    """Both tiers at their rates; what became of them, and what it took."""
+    at, seconds = time.time() + _START_S, seconds + _SETTLE_S
+    common = ("--at", at, "--seconds", seconds, "--settle", _SETTLE_S)
+    callers = {
+        tier: open_loop(server.url, "--key", _KEYS[tier], "--rate", rate, "--seed", seed + number, *common)
+        for number, (tier, rate) in enumerate(rates.items())
+    }
+    callers["probe"] = open_loop(server.url, "--rate", 50, *common)
+    time.sleep(max(0.0, at + _SETTLE_S - time.time()))
+    sleeper = subprocess.Popen(
+        [sys.executable, "-c", _SLEEPER, str(seconds - _SETTLE_S - 0.5)], stdout=subprocess.PIPE, text=True
+    )
+    cpu_s, begun = server.cpu_s(), time.perf_counter()
+    time.sleep(max(0.0, at + seconds - time.time()))
+    cpu = (server.cpu_s() - cpu_s) / (time.perf_counter() - begun)
+    found = {name: json.loads(process.communicate()[0]) for name, process in callers.items()}
+    result: dict[str, Any] = {"rates": {tier: round(rate, 1) for tier, rate in rates.items()}, "cpu": round(cpu, 3)}
+    result["woken_late_ms"] = quantiles_ms(json.loads(sleeper.communicate()[0]))
+    probe = found.pop("probe")
+    result["healthz_ms"] = quantiles_ms([value / 1e3 for value in probe["added_each_ms"]])
+    every = [value / 1e3 for tier in found.values() for value in tier["added_each_ms"]]
+    result["all_added_ms"] = quantiles_ms(every)
+    for tier in found.values():
+        del tier["added_each_ms"], tier["onset"]["added_each_ms"]
+    return result | found
+
+
+def judged(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """The three figures the target is about: medians over the rounds, and the worst."""
+    ratios = [one["twice"]["paid"]["added_ms"]["p99"] / one["half"]["all_added_ms"]["p99"] for one in rounds]
+    by_service = [
+        one["twice"]["paid"]["overhead_ms"]["p99"] / one["half"]["paid"]["overhead_ms"]["p99"] for one in rounds
+    ]
+    success = [one["twice"]["paid"]["ok_share"] for one in rounds]
+    return {
+        "paid_ok_share": {"median": statistics.median(success), "worst": min(success)},
+        "free_shed_share": {"median": statistics.median(one["twice"]["free"]["shed_share"] for one in rounds)},
+        "added_p99_ratio": {"median": statistics.median(ratios), "worst": max(ratios)},
+        "overhead_p99_ratio": {"median": statistics.median(by_service), "worst": max(by_service)},
+    }
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """All rounds, every kind of setting in turn within one."""
+    rounds: list[dict[str, Any]] = []
+    settings = dict(text.split("=", 1) for text in options.set)
+    settings |= {key: yaml.safe_load(value) for key, value in settings.items() if value.replace(".", "", 1).isdigit()}
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        upstream = stack.enter_context(started(["-m", "benchmarks.slow_upstream"]))
+        servers = {}
+        for name, overload in (("open", {"adaptive": "off"}), ("tested", settings)):
+            path = folder / f"{name}.yaml"
+            path.write_text(yaml.safe_dump(service_config(upstream.url, folder / name, overload)))
+            servers[name] = stack.enter_context(
+                started(["-m", "serving", "serve", "-c", str(path)], log=folder / f"{name}.txt")
+            )
+        for server in servers.values():
+            capacity(server, 3.0)  # warm up, and learn
+        for number in range(options.rounds):
+            can = options.capacity or capacity(servers["open"], options.capacity_seconds)
+            one: dict[str, Any] = {"capacity": round(can, 1)}
+            for name, factor in (("half", 0.5), ("twice", 2.0)):
+                rates = {"paid": options.paid * factor * can, "free": (1 - options.paid) * factor * can}
+                one[name] = offered(servers["tested"], rates, options.seconds, seed=100 * number)
+                _show(number, name, one)
+            rounds.append(one)
+    return {
+        "host": host_facts(),
+        "options": {key: value for key, value in vars(options).items() if key != "json"},
+        "judged": judged(rounds),
+        "rounds": rounds,
+    }
+
+
+def _show(number: int, name: str, one: dict[str, Any]) -> None:
+    step = one[name]
+    print(
+        f"round {number}, {name} of {one['capacity']:.0f}/s: CPU {step['cpu']:.2f}, "
+        f"/healthz {_text(step['healthz_ms'])}, woken late {_text(step['woken_late_ms'])}"
+    )
+    for tier in ("paid", "free"):
+        found = step[tier]
+        print(
+            f"    {tier}: {found['calls']} calls, ok {found['ok_share']:.2%}, shed {found['shed_share']:.2%}, added "
+            f"{_text(found['added_ms'])}, since due {_text(found['added_since_due_ms'])}, by the service "
+            f"{_text(found['overhead_ms'])}, sent late {_text(found['sent_late_ms'])}, at first "
+            f"{_text(found['onset']['added_ms'])} ok {found['onset']['ok_share']:.1%}",
+            flush=True,
+        )
+
+
+def _text(found: dict[str, float] | None) -> str:
+    return "-" if found is None else "/".join(f"{found[name]:.1f}" for name in ("p50", "p95", "p99"))
+
+
+def main() -> None:
+    """Measure, print, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each step, beside three to settle")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--paid", type=float, default=0.25, help="share of the offered calls")
+    parser.add_argument("--capacity", type=float, default=0.0, help="calls a second; default: found in each round")
+    parser.add_argument("--capacity-seconds", type=float, default=5.0)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    result = run(options)
+    print(json.dumps(result["judged"], indent=1))
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
