@@ -34,6 +34,7 @@ _LAST_S = 20.0  # for calls under way at the end
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 _OVERHEAD = re.compile(rb"(?i)\r\nx-pointsman-overhead-ms: *([\d.]+)")
 _UPSTREAM = re.compile(rb'"upstream_ms": *([\d.]+)')
+_CODE = re.compile(rb'"code": *"([a-z_]+)"')
 _QUESTION = {
     "model": "auto",
     "messages": [
@@ -49,6 +50,7 @@ class _Call:
     sent: float = 0.0
     answered: float = 0.0
     status: int = 0
+    code: str = ""
     overhead_ms: float = float("nan")
     upstream_ms: float = 0.0
 
@@ -80,6 +82,8 @@ class _Connection(asyncio.Protocol):
             return
         call = self._call
         call.answered, call.status = time.perf_counter(), int(head[9:12])
+        if call.status >= 400 and (code := _CODE.search(self._buffer, end)) is not None:
+            call.code = code[1].decode()
         if call.status == 200 and (overhead := _OVERHEAD.search(head)) is not None:
             call.overhead_ms = float(overhead[1])
             if (upstream := _UPSTREAM.search(self._buffer, end)) is not None:
@@ -88,7 +92,7 @@ class _Connection(asyncio.Protocol):
         self._load.idle.append(self)
         self._load.ended()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _: Exception | None) -> None:
         if self in self._load.idle:
             self._load.idle.remove(self)
         elif not self._call.answered:
@@ -156,7 +160,7 @@ class _Load:
 
     async def _finish(self) -> None:
         ends = time.perf_counter() + _LAST_S
-        while self.running and time.perf_counter() < ends:
+        while self.running and time.perf_counter() < ends:  # noqa: ASYNC110 - at the end, once
             await asyncio.sleep(0.01)
 
 
@@ -172,10 +176,10 @@ def quantiles_ms(values_s: Sequence[float]) -> dict[str, float] | None:
 def _figures(calls: Sequence[_Call]) -> dict[str, Any]:
     """`added_ms`: from sending to the answer, less what the upstream took by its own clock; the service's own word."""
     good = [call for call in calls if call.status == 200]
-    shed = [call for call in calls if call.status == 503]
+    shed = [call for call in calls if call.code == "overloaded"]
     return {
         "calls": len(calls),
-        "statuses": dict(Counter(str(call.status) for call in calls)),
+        "statuses": dict(Counter(f"{call.status} {call.code}".strip() for call in calls)),
         "ok_share": len(good) / max(1, len(calls)),
         "shed_share": len(shed) / max(1, len(calls)),
         "added_ms": quantiles_ms([c.answered - c.sent - c.upstream_ms / 1e3 for c in good]),

@@ -49,7 +49,7 @@ class _Caller(asyncio.Protocol):
 async def _main(latency_s: float) -> None:
     orjson.loads(ANSWER)  # an object, into which a field goes
     server = await asyncio.get_running_loop().create_server(lambda: _Caller(latency_s), "127.0.0.1", 0, backlog=1024)
-    print("listening at http://127.0.0.1:%d" % server.sockets[0].getsockname()[1], flush=True)
+    print(f"listening at http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
     await server.serve_forever()
 
 

@@ -79,7 +79,11 @@ class Metrics:
             ("what",),
             registry=self.registry,
         )
-        self.gate_limit = Gauge("pointsman_gate_limit", "Calls that may run at a time now.", registry=self.registry)
+        self.loop_turn = Gauge(
+            "pointsman_loop_turn_seconds",
+            "What the last turn looked at of the event loop took.",
+            registry=self.registry,
+        )
         self.gate_calls = Gauge(
             "pointsman_gate_calls", "Inference calls that run or wait for a place.", ("state",), registry=self.registry
         )
@@ -114,7 +118,8 @@ class Metrics:
 
     def watch_gate(self, gate: Gate) -> None:
         """Show the gate from now on."""
-        self.gate_limit.set_function(lambda: gate.limit)
+        if (pace := gate.pace) is not None:
+            self.loop_turn.set_function(lambda: pace.turn_s)
         self.gate_calls.labels("running").set_function(lambda: gate.in_use)
         self.gate_calls.labels("waiting").set_function(lambda: gate.waiting)
 

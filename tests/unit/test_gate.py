@@ -193,12 +193,12 @@ async def test_the_time_to_come_back_is_bounded():
         def random(self) -> float:
             return 0.999
 
-    callers = Callers(rng=Most(), queue_size=1, max_retry_after_s=5.0)
-    await callers.come("a")
-    await callers.come("b")
-    callers.clock.now += 1000.0
+    callers = Callers(rng=Most(), queue_size=2, max_retry_after_s=5.0)
+    for name in "abc":
+        await callers.come(name)
     await callers.go("a")
-    await callers.come("c")
+    await callers.come("x")
+    callers.clock.now += 1000.0
     callers.clock.now += 1000.0
     await callers.go("b")
     await callers.come("d")
@@ -231,9 +231,93 @@ async def test_many_callers_who_come_wait_and_go_away_leave_the_gate_empty():
 
 
 async def test_an_adaptive_gate_sleeps_while_nobody_calls(wait_until):
-    callers = Callers(adaptive="aimd", max_concurrent=50)
+    callers = Callers(adaptive="pace", max_concurrent=50)
     await callers.come("a")
     assert callers.gate._watch is not None
     await callers.go("a")
     await wait_until(lambda: callers.gate._watch is None)
     callers.gate.close()
+
+
+class BusyLoop(Callers):
+    """A paced gate under a loop whose turns take what the test says: its clock jumps by that at every look."""
+
+    def __init__(self, **settings):
+        super().__init__(**{"adaptive": "pace", "max_concurrent": 1000, "target_lag_ms": 1.0, **settings})
+        self.turn_s = 0.0
+        self.gate._clock = self._tick
+
+    def _tick(self) -> float:
+        self.clock.now += self.turn_s
+        return self.clock.now
+
+
+async def test_while_the_loop_is_late_the_lowest_wait_and_the_highest_pass():
+    callers = BusyLoop(queue_size=100)
+    callers.turn_s = 0.01
+    await callers.come("first")
+    await asyncio.sleep(0.005)  # a look at the loop: it is late
+    await callers.come("free")
+    await callers.come("paid", 5)
+    assert callers.served == ["first", "paid"]
+    assert (callers.gate.in_use, callers.gate.waiting) == (2, 1)
+    callers.gate.close()
+
+
+async def test_who_waits_for_the_loop_begins_when_it_is_in_time_again(wait_until):
+    callers = BusyLoop(queue_size=100)
+    callers.turn_s = 0.01
+    await callers.come("running")
+    await asyncio.sleep(0.005)
+    names = [f"free {i}" for i in range(50)]
+    for name in names:
+        await callers.come(name)
+    assert callers.gate.waiting == 50
+    callers.turn_s = 0.0
+    await wait_until(lambda: callers.gate.waiting == 0)
+    assert callers.served == ["running", *names]
+    callers.gate.close()
+
+
+async def test_calls_that_keep_coming_do_not_put_off_the_look_for_which_they_wait():
+    """Each comes in a turn of its own, from a task that was ready before the look."""
+    callers = BusyLoop(queue_size=1000)
+    callers.turn_s = 0.01
+    await callers.come("running")
+    await asyncio.sleep(0.005)
+    callers.turn_s = 0.0
+    for i in range(200):
+        callers._ends[str(i)] = asyncio.Event()
+        callers.tasks[str(i)] = asyncio.create_task(callers._call(str(i), 0, None))
+        await asyncio.sleep(0)
+    await turns()
+    assert len(callers.served) > 150
+    callers.gate.close()
+
+
+async def test_calls_at_once_are_let_in_few_at_a_time(wait_until):
+    """30 come in one turn: eight begin, the others one a look."""
+    callers = BusyLoop(queue_size=100)
+    for i in range(30):
+        callers._ends[str(i)] = asyncio.Event()
+        callers.tasks[str(i)] = asyncio.create_task(callers._call(str(i), 0, None))
+    await asyncio.sleep(0)
+    assert (callers.gate.in_use, callers.gate.waiting) == (8, 22)
+    await wait_until(lambda: callers.gate.in_use == 30)
+    callers.gate.close()
+
+
+async def test_behind_a_standing_queue_too_long_for_its_time_a_newcomer_is_told_at_once():
+    """Places come free 2 s apart and three wait: the fourth would have its turn after 6 s, and may wait 5 s."""
+    callers = Callers(queue_size=10, queue_timeout_s=10.0, standing_timeout_s=5.0)
+    for name in ("running", "a", "b", "c", "d", "e"):
+        await callers.come(name)
+    for name in ("running", "a", "b"):
+        callers.clock.now += 2.0
+        await callers.go(name)
+    callers.clock.now += 5.0
+    await callers.come("f")
+    assert (callers.gate.waiting, callers.shed) == (3, [])
+    error = (await callers.come("g")).exception()
+    assert isinstance(error, Overloaded)
+    assert (callers.gate.waiting, callers.shed) == (3, [(0, "full")])
