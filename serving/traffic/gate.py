@@ -72,7 +72,7 @@ class Gate:
     its calls then wait `standing_timeout_s` at most, since a longer queue makes all of them late and serves no more of
     them (Nichols and Jacobson, "Controlling queue delay", 2012; Maurer, "Fail at scale", 2015).
 
-    Where the settings say so, calls also wait while the event loop is late; once any have, those of higher priorities
+    Where the settings say so, calls also wait while the event loop is busy; once any have, those of higher priorities
     go ahead. What there is to do for a call is then done in time, at the price of who is least urgent.
     """
 
@@ -88,6 +88,7 @@ class Gate:
         self._gap_s: float | None = None  # between two waiters that get a place
         self._watch: asyncio.Handle | None = None
         self._watching = False  # whether the very next turn is looked at
+        self._looked_at = clock()
 
     def entered(self, priority: int, longest_s: float | None = None) -> Ticket:
         """`async with gate.entered(...)`: a place, or Overloaded, after `longest_s` or the queue's own time at most."""
@@ -104,6 +105,7 @@ class Gate:
         if self.pace is not None:
             self.pace.began()
             if self._watch is None:
+                self._looked_at = self._clock()
                 self._watch = asyncio.get_running_loop().call_later(_LOOK_S, self._first_turn)
 
     def left(self) -> None:
@@ -150,17 +152,20 @@ class Gate:
 
     def _admit(self) -> None:
         """Give the one who waits first a place, if there is one."""
-        if self._room((level := self._first()).priority):
+        while self.waiting and self._room((level := self._first()).priority, waited=True):
             waiter = next(iter(level.waiters))
             self._forget(waiter)
+            if waiter.future.done():
+                continue  # its caller has just gone away, and has not heard of it yet
             self._note_rate()
             self.taken()
             waiter.future.set_result(None)
+            return
 
-    def _room(self, priority: int) -> bool:
+    def _room(self, priority: int, *, waited: bool = False) -> bool:
         if self.in_use >= self._settings.max_concurrent:
             return False
-        return self.pace is None or self.pace.may_begin(ahead=priority > self._lowest)
+        return self.pace is None or self.pace.may_begin(ahead=priority > self._lowest, waited=waited)
 
     def _first(self) -> _Level:
         return next(level for level in self._levels.values() if level.waiters)
@@ -229,7 +234,8 @@ class Gate:
     def _turn_ended(self, began: float) -> None:
         assert self.pace is not None  # noqa: S101 - nothing is watched without it
         now, loop = self._clock(), asyncio.get_running_loop()
-        self.pace.turn(now - began)
+        self.pace.turn(now - began, now - self._looked_at)
+        self._looked_at = now
         if self.waiting:
             self._admit()
         self._watching = self.waiting > 0 and self.in_use < self._settings.max_concurrent
