@@ -79,10 +79,8 @@ class Metrics:
             ("what",),
             registry=self.registry,
         )
-        self.loop_turn = Gauge(
-            "pointsman_loop_turn_seconds",
-            "What the last turn looked at of the event loop took.",
-            registry=self.registry,
+        self.loop_busy = Gauge(
+            "pointsman_loop_busy_share", "Share of the time in which the event loop was late.", registry=self.registry
         )
         self.gate_calls = Gauge(
             "pointsman_gate_calls", "Inference calls that run or wait for a place.", ("state",), registry=self.registry
@@ -119,7 +117,7 @@ class Metrics:
     def watch_gate(self, gate: Gate) -> None:
         """Show the gate from now on."""
         if (pace := gate.pace) is not None:
-            self.loop_turn.set_function(lambda: pace.turn_s)
+            self.loop_busy.set_function(lambda: pace.busy_share)
         self.gate_calls.labels("running").set_function(lambda: gate.in_use)
         self.gate_calls.labels("waiting").set_function(lambda: gate.waiting)
 

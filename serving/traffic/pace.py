@@ -26,12 +26,11 @@ class Pace:
         self._target_s = target_s
         self._left = _AT_ONCE
         self._in_time_s = 0.0
-        self.turn_s = self.busy_share = 0.0
+        self.busy_share = 0.0
 
     def turn(self, took_s: float, since_s: float) -> None:
         """Note how long one turn of the loop took, which stands for the time since the last one that was noted."""
         late = took_s > self._target_s
-        self.turn_s = took_s
         self.busy_share += min(1.0, since_s / _WINDOW_S) * (late - self.busy_share)
         self._left = 0 if late else _AT_ONCE
         self._in_time_s = 0.0 if late else self._in_time_s + took_s

@@ -1,4 +1,4 @@
-"""More calls than places: who pays is served, who does not is told when to come back, and nobody waits past its time."""
+"""More calls than places: who pays is served, who does not is told when to come back, nobody waits past its time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Held:
 
     async def answer(self, request):
         self.asked.append((await request.json())["messages"][0]["content"])
-        while not self.go.is_set():
+        while not self.go.is_set():  # noqa: ASYNC110 - set by another thread
             await asyncio.sleep(0.005)
         choice = {"index": 0, "message": {"role": "assistant", "content": "ok"}, "finish_reason": "stop"}
         usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
@@ -73,7 +73,7 @@ class Callers:
 
     async def until(self, running, waiting):
         async with asyncio.timeout(20):
-            while (await self.gate())[:2] != (running, waiting):
+            while (await self.gate())[:2] != (running, waiting):  # noqa: ASYNC110 - in another process
                 await asyncio.sleep(0.01)
 
     def ask(self, said, key, **headers):

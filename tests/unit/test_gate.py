@@ -267,7 +267,7 @@ class BusyLoop(Callers):
     async def busy(self) -> BusyLoop:
         await self.come("running")
         async with asyncio.timeout(10):
-            while self.gate.pace.busy_share < 0.9:
+            while self.gate.pace.busy_share < 0.9:  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(0.001)
         return self
 
