@@ -1,12 +1,13 @@
 """What a paying caller notices when twice as many calls come as the service can do.
 
-    python -m benchmarks.overload [--seconds 20] [--rounds 3] [--set key=value …] [--json OUT]
+    python -m benchmarks.overload [--seconds 20] [--rounds 3] [--open] [--set key=value …] [--json OUT]
 
 In each round the service's capacity is found anew (so many calls a second does one with an open gate complete for 128
 callers that never pause), then half of it is offered, then twice: a quarter of that by the paid tier, the rest by the
 free one. Upstream, service and each tier's callers are processes of their own (`slow_upstream`, `open_loop`); one more
 asks for /healthz fifty times a second, and one sleeps and tells how late it is woken, which is the machine's share.
-`--set` are settings of `overload:`, as in `--set adaptive=off`.
+A step begins when others leave the machine alone, and is taken again if they did not meanwhile; both is told. `--open`
+offers the same to the service with the open gate, `--set` are settings of `overload:`, as in `--set target_lag_ms=1`.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ def capacity(server: Server, seconds: float) -> float:
 
 def offered(server: Server, rates: dict[str, float], seconds: float, seed: int) -> dict[str, Any]:
     """Both tiers at their rates; what became of them, and what it took."""
+    loop_ms = fixed_loop_ms()
     at, seconds = time.time() + _START_S, seconds + _SETTLE_S
     common = ("--at", at, "--seconds", seconds, "--settle", _SETTLE_S)
     callers = {
@@ -82,7 +84,7 @@ def offered(server: Server, rates: dict[str, float], seconds: float, seed: int) 
     other_cores = others.cores()
     found = {name: json.loads(process.communicate()[0]) for name, process in callers.items()}
     result: dict[str, Any] = {"rates": {tier: round(rate, 1) for tier, rate in rates.items()}, "cpu": round(cpu, 3)}
-    result["others_cores"] = other_cores
+    result |= {"others_cores": other_cores, "loop_ms": loop_ms}
     result["woken_late_ms"] = quantiles_ms(json.loads(sleeper.communicate()[0]))
     probe = found.pop("probe")
     result["healthz_ms"] = quantiles_ms([value / 1e3 for value in probe["added_each_ms"]])
@@ -119,6 +121,14 @@ def _own_s() -> float:
     return float(spent)
 
 
+def fixed_loop_ms() -> float:
+    """CPU time of a million additions: says how fast the processor is just now."""
+    begun, total = time.process_time(), 0
+    for i in range(1_000_000):
+        total += i
+    return round((time.process_time() - begun) * 1e3, 1)
+
+
 def wait_for_quiet(cores: float, longest_s: float) -> None:
     """Until others used no more than that for a second, or for so long."""
     ends = time.perf_counter() + longest_s
@@ -151,6 +161,10 @@ def judged(steps: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         found[f"added_{name}_ratio"] = round(at_twice["median"] / at_half["median"], 2)
     at_half, at_twice = over("half", "paid", "overhead_ms", "p99"), over("twice", "paid", "overhead_ms", "p99")
     found["overhead_p99_ms"] = {"half, paid": at_half, "twice, paid": at_twice}
+    for step in ("half, open", "twice, open"):
+        if step in steps:
+            found[step] = {"paid_ok_share": over(step, "paid", "ok_share")}
+            found[step]["added_p99_ms"] = over(step, "paid", "added_ms", "p99")
     return found
 
 
@@ -158,7 +172,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """All rounds; a step while others kept the machine busy is taken again, `--tries` times at most."""
     settings: dict[str, Any] = dict(text.split("=", 1) for text in options.set)
     settings |= {key: yaml.safe_load(value) for key, value in settings.items() if value[:1].isdigit()}
-    steps: dict[str, list[dict[str, Any]]] = {"half": [], "twice": []}
+    plan = [("half", "tested", 0.5), ("twice", "tested", 2.0)]
+    plan += [("half, open", "open", 0.5), ("twice, open", "open", 2.0)] if options.open else []
+    steps: dict[str, list[dict[str, Any]]] = {name: [] for name, _, _ in plan}
     capacities: list[float] = []
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -180,12 +196,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                 if options.capacity or others.cores() <= options.quiet:
                     break
             capacities.append(round(can, 1))
-            for name, factor in (("half", 0.5), ("twice", 2.0)):
+            for name, which, factor in plan:
                 can = statistics.median(capacities)
                 rates = {"paid": options.paid * factor * can, "free": (1 - options.paid) * factor * can}
                 for attempt in range(options.tries):
                     wait_for_quiet(options.quiet, options.wait)
-                    step = offered(servers["tested"], rates, options.seconds, seed=100 * number + 10 * attempt)
+                    step = offered(servers[which], rates, options.seconds, seed=100 * number + 10 * attempt)
                     step |= {"round": number, "capacity": can, "quiet": step["others_cores"] <= options.quiet}
                     steps[name].append(step)
                     _show(name, step)
@@ -203,8 +219,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def _show(name: str, step: dict[str, Any]) -> None:
     print(
-        f"round {step['round']}, {name} of {step['capacity']:.0f}/s: CPU {step['cpu']:.2f}, "
-        f"others {step['others_cores']:.2f}, /healthz {_text(step['healthz_ms'])}, woken late {_text(step['woken_late_ms'])}"
+        f"round {step['round']}, {name} of {step['capacity']:.0f}/s: CPU {step['cpu']:.2f}, others "
+        f"{step['others_cores']:.2f}, a fixed loop {step['loop_ms']:.0f} ms, /healthz {_text(step['healthz_ms'])}, "
+        f"woken late {_text(step['woken_late_ms'])}"
     )
     for tier in ("paid", "free"):
         found = step[tier]
@@ -233,6 +250,7 @@ def main() -> None:
     parser.add_argument("--quiet", type=float, default=0.3, help="cores that others may use in a step that counts")
     parser.add_argument("--wait", type=float, default=60.0, help="seconds to wait for that before each step")
     parser.add_argument("--tries", type=int, default=3, help="at a quiet step")
+    parser.add_argument("--open", action="store_true", help="measure the service with the open gate, too")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
