@@ -36,10 +36,21 @@ export function showControls() {
   const { weights, learning, models, sessions } = pool();
   for (const input of byId("learning").querySelectorAll("input")) input.checked = input.value === learning;
   const who = weights ? "Calls go by the operator's weights" : "The policy chooses for each call";
-  byId("steering-note").textContent = `${who}. ${LEARNING[learning]}${sessions ? ` ${count(sessions)} sessions keep their model.` : ""}`;
+  byId("steering-note").textContent =
+    `${who}. ${LEARNING[learning]}${sessions ? ` ${count(sessions)} sessions keep their model.` : ""}`;
   const running = state.figures.canary?.phase === "running";
   byId("edit-canary").disabled = running || models.length < 2;
-  const head = ["Model", "State", "Serves", [{ class: "n" }, "Share, last minute"], [{ class: "n" }, "Calls"], [{ class: "n" }, "Quality"], [{ class: "n" }, "Cost"], [{ class: "n" }, "Failed"], "Endpoints"];
+  const head = [
+    "Model",
+    "State",
+    "Serves",
+    [{ class: "n" }, "Share, last minute"],
+    [{ class: "n" }, "Calls"],
+    [{ class: "n" }, "Quality"],
+    [{ class: "n" }, "Cost"],
+    [{ class: "n" }, "Failed"],
+    "Endpoints",
+  ];
   renew(byId("models"), ...table("Models of the pool", head, models.map(row)));
   renew(byId("canary"), ...canary(state.figures.canary));
 }
@@ -56,10 +67,19 @@ function row(model, place) {
       [{}, h("span", { class: "swatch", color: colorOf(place), "aria-hidden": "true" }), model.name],
       h("span", { class: `badge ${STATES[model.state]}` }, model.state),
       toggle(model),
-      [numbers, percent(share), h("span", { class: "bar", "aria-hidden": "true" }, h("i", { "width%": 100 * (share ?? 0) })), model.weight === null ? "" : h("small", {}, `weight ${model.weight}`)],
+      [
+        numbers,
+        percent(share),
+        h("span", { class: "bar", "aria-hidden": "true" }, h("i", { "width%": 100 * (share ?? 0) })),
+        model.weight === null ? "" : h("small", {}, `weight ${model.weight}`),
+      ],
       [numbers, count(total?.calls ?? 0)],
       [numbers, grade(total?.quality?.[0]), h("small", {}, interval(total?.quality))],
-      [numbers, usd(total?.cost_usd), h("small", {}, total?.calls ? `${usd((1000 * total.cost_usd) / total.calls)} per 1,000` : "")],
+      [
+        numbers,
+        usd(total?.cost_usd),
+        h("small", {}, total?.calls ? `${usd((1000 * total.cost_usd) / total.calls)} per 1,000` : ""),
+      ],
       [numbers, percent(total?.attempts ? total.failed / total.attempts : null)],
       endpoints(model.endpoints),
     ],
@@ -68,14 +88,31 @@ function row(model, place) {
 
 function toggle(model) {
   const on = !model.disabled;
-  const props = { type: "button", role: "switch", class: "switch", "aria-checked": String(on), "aria-label": `${model.name} serves calls`, "data-key": `switch-${model.name}`, onclick: () => switchModel(model.name) };
+  const props = {
+    type: "button",
+    role: "switch",
+    class: "switch",
+    "aria-checked": String(on),
+    "aria-label": `${model.name} serves calls`,
+    "data-key": `switch-${model.name}`,
+    onclick: () => switchModel(model.name),
+  };
   return h("button", props, h("i", { "aria-hidden": "true" }), on ? "on" : "off");
 }
 
 function endpoints(states) {
   const bad = Object.entries(states).filter(([, breaker]) => breaker !== "closed");
-  if (!bad.length) return h("span", { class: "badge good" }, Object.keys(states).length > 1 ? `${Object.keys(states).length} up` : "up");
-  return h("span", {}, ...bad.map(([name, breaker]) => h("span", { class: "badge bad" }, `${name}: ${breaker.replace("_", " ")}`)));
+  if (!bad.length)
+    return h(
+      "span",
+      { class: "badge good" },
+      Object.keys(states).length > 1 ? `${Object.keys(states).length} up` : "up",
+    );
+  return h(
+    "span",
+    {},
+    ...bad.map(([name, breaker]) => h("span", { class: "badge bad" }, `${name}: ${breaker.replace("_", " ")}`)),
+  );
 }
 
 async function switchModel(name) {
@@ -89,7 +126,10 @@ async function switchModel(name) {
       : `It gets no more calls of pool ${pool().name}, until it is switched on again. Calls under way finish.`,
     action: model.disabled ? "Switch on" : "Switch off",
     done: `${name} is switched ${model.disabled ? "on" : "off"}`,
-    work: () => (everywhere ? ask("PATCH", `/admin/models/${encodeURIComponent(name)}`, { disabled: false }) : ask("PATCH", at(), { disabled })),
+    work: () =>
+      everywhere
+        ? ask("PATCH", `/admin/models/${encodeURIComponent(name)}`, { disabled: false })
+        : ask("PATCH", at(), { disabled }),
   });
 }
 
@@ -107,14 +147,27 @@ async function switchLearning(mode) {
 async function editWeights() {
   const { weights, models, name } = pool();
   const free = h("input", { type: "checkbox", checked: weights === null });
-  const inputs = models.map((model) => h("input", { type: "number", min: "0", step: "any", id: `weight-${model.name}`, value: String(weights?.[model.name] ?? 0), disabled: weights === null }));
+  const inputs = models.map((model) =>
+    h("input", {
+      type: "number",
+      min: "0",
+      step: "any",
+      id: `weight-${model.name}`,
+      value: String(weights?.[model.name] ?? 0),
+      disabled: weights === null,
+    }),
+  );
   free.addEventListener("change", () => inputs.forEach((input) => (input.disabled = free.checked)));
   const wanted = await form({
     title: `Weights of pool ${name}`,
     text: "Shares of the calls, relative to each other. Filters and probes still hold.",
     fields: [
       h("label", { class: "check" }, free, "No weights: the policy chooses"),
-      h("div", { class: "grid" }, ...models.flatMap((model, i) => [h("label", { for: `weight-${model.name}` }, model.name), inputs[i]])),
+      h(
+        "div",
+        { class: "grid" },
+        ...models.flatMap((model, i) => [h("label", { for: `weight-${model.name}` }, model.name), inputs[i]]),
+      ),
     ],
     action: "Review",
     read() {
@@ -129,8 +182,13 @@ async function editWeights() {
   const sum = Object.values(wanted.weights ?? {}).reduce((a, b) => a + b, 0);
   await confirm({
     title: wanted.weights === null ? "Let the policy choose?" : "Set these weights?",
-    text: wanted.weights === null ? "The operator's weights no longer hold." : "The policy no longer chooses: calls go by these shares at once.",
-    changes: Object.entries(wanted.weights ?? {}).map(([model, weight]) => `${model}: ${percent(weight / sum)} of the calls`),
+    text:
+      wanted.weights === null
+        ? "The operator's weights no longer hold."
+        : "The policy no longer chooses: calls go by these shares at once.",
+    changes: Object.entries(wanted.weights ?? {}).map(
+      ([model, weight]) => `${model}: ${percent(weight / sum)} of the calls`,
+    ),
     action: wanted.weights === null ? "Let it choose" : "Set weights",
     done: "Weights are changed",
     work: () => ask("PATCH", at(), wanted),
@@ -139,7 +197,8 @@ async function editWeights() {
 
 async function editCanary() {
   const { models, name } = pool();
-  const choice = (id, first) => h("select", { id }, ...first, ...models.map((m) => h("option", { value: m.name }, m.name)));
+  const choice = (id, first) =>
+    h("select", { id }, ...first, ...models.map((m) => h("option", { value: m.name }, m.name)));
   const model = choice("canary-model", []);
   const control = choice("canary-control", [h("option", { value: "" }, "the pool's other models")]);
   const share = h("input", { type: "number", id: "canary-share", min: "0.1", max: "100", step: "any", value: "1" });
@@ -147,7 +206,16 @@ async function editCanary() {
     title: `Canary in pool ${name}`,
     text: "The model gets a share of the calls, step by step more as it proves itself, and none once it proves worse.",
     fields: [
-      h("div", { class: "grid" }, h("label", { for: "canary-model" }, "Model on trial"), model, h("label", { for: "canary-share" }, "First share, % of the calls"), share, h("label", { for: "canary-control" }, "Compared with"), control),
+      h(
+        "div",
+        { class: "grid" },
+        h("label", { for: "canary-model" }, "Model on trial"),
+        model,
+        h("label", { for: "canary-share" }, "First share, % of the calls"),
+        share,
+        h("label", { for: "canary-control" }, "Compared with"),
+        control,
+      ),
     ],
     action: "Review",
     read() {
@@ -160,7 +228,10 @@ async function editCanary() {
   if (wanted === null) return;
   await confirm({
     title: `Start the canary of ${wanted.model}?`,
-    changes: [`${wanted.model} gets ${percent(wanted.share)} of the calls of pool ${name}`, `it is compared with ${wanted.compare_to ?? "the pool's other models"}`],
+    changes: [
+      `${wanted.model} gets ${percent(wanted.share)} of the calls of pool ${name}`,
+      `it is compared with ${wanted.compare_to ?? "the pool's other models"}`,
+    ],
     action: "Start canary",
     done: "The canary has started",
     work: () => ask("POST", at("/canary"), wanted),
@@ -170,16 +241,54 @@ async function editCanary() {
 function canary(status) {
   if (status === null) return [];
   const running = status.phase === "running";
-  const place = running ? `step ${status.step + 1} of ${status.steps.length}, ${percent(status.share)} of the calls` : "";
+  const place = running
+    ? `step ${status.step + 1} of ${status.steps.length}, ${percent(status.share)} of the calls`
+    : "";
   const end = running || status.kept_out;
-  const button = h("button", { type: "button", "data-key": "end-canary", onclick: endCanary }, running ? "Abort canary…" : "Let it in again…");
-  const checks = status.guardrails.map((check) => h("li", {}, h("span", { class: `badge ${check.verdict === "kept" ? "good" : check.verdict === "broken" ? "bad" : ""}` }, check.verdict), `${check.text}`));
+  const button = h(
+    "button",
+    { type: "button", "data-key": "end-canary", onclick: endCanary },
+    running ? "Abort canary…" : "Let it in again…",
+  );
+  const checks = status.guardrails.map((check) =>
+    h(
+      "li",
+      {},
+      h(
+        "span",
+        { class: `badge ${check.verdict === "kept" ? "good" : check.verdict === "broken" ? "bad" : ""}` },
+        check.verdict,
+      ),
+      `${check.text}`,
+    ),
+  );
   return [
     h(
       "div",
       { class: "canary", id: "canary-card" },
-      h("div", { class: "head" }, h("h3", {}, `Canary: ${status.model} `, h("span", { class: `badge ${PHASES[status.phase] ?? ""}` }, status.phase.replace("_", " "))), end ? button : null),
-      h("p", { class: "note" }, [place, status.compare_to && `compared with ${status.compare_to}`, status.held && `held: ${status.held}`, status.kept_out && "the model gets no calls of this pool"].filter(Boolean).join(" · ")),
+      h(
+        "div",
+        { class: "head" },
+        h(
+          "h3",
+          {},
+          `Canary: ${status.model} `,
+          h("span", { class: `badge ${PHASES[status.phase] ?? ""}` }, status.phase.replace("_", " ")),
+        ),
+        end ? button : null,
+      ),
+      h(
+        "p",
+        { class: "note" },
+        [
+          place,
+          status.compare_to && `compared with ${status.compare_to}`,
+          status.held && `held: ${status.held}`,
+          status.kept_out && "the model gets no calls of this pool",
+        ]
+          .filter(Boolean)
+          .join(" · "),
+      ),
       running && checks.length ? h("ul", {}, ...checks) : null,
       running ? null : h("p", { class: "note" }, last(status.history)),
     ),
@@ -202,4 +311,3 @@ async function endCanary() {
     work: () => ask("DELETE", at("/canary")),
   });
 }
-

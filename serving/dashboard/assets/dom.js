@@ -41,7 +41,8 @@ export function table(caption, head, rows, nothing = "Nothing yet.") {
     Array.isArray(content) ? h(tag, { ...props, ...content[0] }, ...content.slice(1)) : h(tag, props, content);
   const body = rows.length
     ? rows.map((row) =>
-        h("tr", row.props ?? {}, ...row.cells.map((c, i) => (i ? cell("td", c) : cell("th", c, { scope: "row" })))))
+        h("tr", row.props ?? {}, ...row.cells.map((c, i) => (i ? cell("td", c) : cell("th", c, { scope: "row" })))),
+      )
     : [h("tr", {}, h("td", { class: "none", colspan: head.length }, nothing))];
   return [
     h("caption", { class: "sr" }, caption),

@@ -16,7 +16,8 @@ export function usd(value) {
   const size = Math.abs(value);
   const sign = value < 0 ? "−" : "";
   if (size === 0) return "$0.00";
-  if (size >= 0.1) return `${sign}$${size.toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: 2 })}`;
+  if (size >= 0.1)
+    return `${sign}$${size.toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: 2 })}`;
   return `${sign}$${size >= 0.001 ? size.toFixed(4) : size.toPrecision(2)}`;
 }
 

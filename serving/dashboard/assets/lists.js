@@ -18,7 +18,18 @@ export function showEvents(state) {
       h("div", {}, h("b", {}, event.title), who ? ` ${who}` : "", event.detail ? h("small", {}, event.detail) : null),
     );
   });
-  fill(byId("events"), ...(entries.length ? entries : [h("li", { class: "nothing" }, "Nothing has happened yet: filters, canaries, breakers and changes will show here.")]));
+  fill(
+    byId("events"),
+    ...(entries.length
+      ? entries
+      : [
+          h(
+            "li",
+            { class: "nothing" },
+            "Nothing has happened yet: filters, canaries, breakers and changes will show here.",
+          ),
+        ]),
+  );
 }
 
 export function showBudgets(state) {
@@ -26,7 +37,9 @@ export function showBudgets(state) {
   const parts = [];
   if (perCall !== null) {
     const mean = recent.attempts ? recent.cost_usd / recent.attempts : null;
-    parts.push(bar(`Pool ${pool.name}, mean cost of a call`, mean, perCall, `${usd(mean)} of ${usd(perCall)}, last minute`));
+    parts.push(
+      bar(`Pool ${pool.name}, mean cost of a call`, mean, perCall, `${usd(mean)} of ${usd(perCall)}, last minute`),
+    );
   }
   for (const budget of budgets) {
     const amount = (value) => (budget.unit === "usd" ? usd(value) : `${count(value)} tokens`);
@@ -34,12 +47,24 @@ export function showBudgets(state) {
       const who = counter.member ?? (budget.scope === "all" ? "everybody" : budget.match);
       const until = counter.resets_at === null ? "" : `, anew ${day(counter.resets_at)}`;
       const text = `${amount(counter.spent)} of ${amount(budget.limit)} a ${budget.per}, ${budget.kind}${until}`;
-      parts.push(bar(`${budget.scope === "all" ? "" : `${budget.scope} `}${who}`, counter.spent, budget.limit, text, budget.warn_at));
+      parts.push(
+        bar(
+          `${budget.scope === "all" ? "" : `${budget.scope} `}${who}`,
+          counter.spent,
+          budget.limit,
+          text,
+          budget.warn_at,
+        ),
+      );
     }
     if (!budget.counters.length) parts.push(h("p", { class: "nothing" }, `${budget.name}: nothing spent yet.`));
-    if (budget.counters_left_out) parts.push(h("p", { class: "nothing" }, `${count(budget.counters_left_out)} more of ${budget.name}.`));
+    if (budget.counters_left_out)
+      parts.push(h("p", { class: "nothing" }, `${count(budget.counters_left_out)} more of ${budget.name}.`));
   }
-  fill(byId("budgets"), ...(parts.length ? parts : [h("p", { class: "nothing" }, "No budget is set: see budgets in the configuration.")]));
+  fill(
+    byId("budgets"),
+    ...(parts.length ? parts : [h("p", { class: "nothing" }, "No budget is set: see budgets in the configuration.")]),
+  );
 }
 
 function bar(name, spent, limit, text, warnAt = 0.8) {

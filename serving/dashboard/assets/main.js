@@ -124,13 +124,15 @@ function lost() {
   link("lost", "Disconnected");
   if (!state.figures) return;
   byId("board").dataset.stale = "true";
-  byId("banner").textContent = `The connection is lost. The figures are those of ${clock(state.figures.now)}; they go on by themselves once the service answers.`;
+  byId("banner").textContent =
+    `The connection is lost. The figures are those of ${clock(state.figures.now)}; they go on by themselves once the service answers.`;
   byId("banner").hidden = false;
   stopMatrix();
 }
 
 function refused(error) {
-  if (error.status === 404 && pool !== null) connect(null); // the pool is no more
+  if (error.status === 404 && pool !== null)
+    connect(null); // the pool is no more
   else if (needsKey) {
     forget();
     askForKey(error.status === 403 ? "This key is not the admin key." : "This key is not known here.");

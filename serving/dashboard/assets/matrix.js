@@ -33,8 +33,14 @@ export async function loadMatrix(state) {
     if (turn !== asked) return;
     show(matrix, limits);
     const lag = matrix.log_lag_events ? ` ${count(matrix.log_lag_events)} events are not in it yet.` : "";
-    const untested = matrix.untested_limits.map((entry) => `Nothing tests ${entry.limit} of ${entry.models.join(", ")} yet: it takes ${entry.needs}.`);
-    note.textContent = ["Accuracy by benchmarks, or where there are none the quality of feedback, with its 95 % interval. ", `From the log, as of ${clock(matrix.until)}.${lag} `, ...untested].join("");
+    const untested = matrix.untested_limits.map(
+      (entry) => `Nothing tests ${entry.limit} of ${entry.models.join(", ")} yet: it takes ${entry.needs}.`,
+    );
+    note.textContent = [
+      "Accuracy by benchmarks, or where there are none the quality of feedback, with its 95 % interval. ",
+      `From the log, as of ${clock(matrix.until)}.${lag} `,
+      ...untested,
+    ].join("");
     wait = Math.max(EVERY_MS, TIMES_ITS_OWN * (performance.now() - began));
   } catch (error) {
     if (turn !== asked) return;
@@ -44,18 +50,29 @@ export async function loadMatrix(state) {
 }
 
 function show(matrix, limits) {
-  const names = [...new Set(matrix.models.flatMap((m) => m.categories.map((c) => c.category)))].sort((a, b) => (a ?? "").localeCompare(b ?? ""));
+  const names = [...new Set(matrix.models.flatMap((m) => m.categories.map((c) => c.category)))].sort((a, b) =>
+    (a ?? "").localeCompare(b ?? ""),
+  );
   const head = ["Model", "All calls", ...names.map((name) => name ?? "no category")];
   const rows = matrix.models.map((model) => {
     const state = model.pools.find((entry) => entry.pool === matrix.pool)?.state ?? "";
-    const cells = names.map((name) => cell(model.categories.find((c) => c.category === name), limits));
-    return { props: { "data-model": model.model }, cells: [[{}, model.model, h("small", {}, state)], cell(model.overall, limits), ...cells] };
+    const cells = names.map((name) =>
+      cell(
+        model.categories.find((c) => c.category === name),
+        limits,
+      ),
+    );
+    return {
+      props: { "data-model": model.model },
+      cells: [[{}, model.model, h("small", {}, state)], cell(model.overall, limits), ...cells],
+    };
   });
   fill(byId("matrix"), ...table("Accuracy, latency, cost and samples by model and category", head, rows));
 }
 
 function cell(figures, limits) {
-  if (!figures || !(figures.calls || figures.benchmark_calls || figures.quality.samples)) return [{ class: "soft" }, "–"];
+  if (!figures || !(figures.calls || figures.benchmark_calls || figures.quality.samples))
+    return [{ class: "soft" }, "–"];
   const tested = figures.accuracy.samples > 0;
   const share = tested ? figures.accuracy : figures.quality;
   const low = limits.min_accuracy !== null && share.high !== null && share.high < limits.min_accuracy;
@@ -66,6 +83,12 @@ function cell(figures, limits) {
     h("span", { class: "grade" }, grade(share.mean, 2)),
     ` ${interval(share)}`,
     h("small", {}, `p95 ${seconds(latency.p95)} · ${usd(cost.mean === null ? null : 1000 * cost.mean)}/1k`),
-    h("small", {}, `${count(share.samples)} ${tested ? "benchmark answers" : "graded"}, `, h("data", { value: figures.calls, "data-figure": "calls" }, count(figures.calls)), " calls"),
+    h(
+      "small",
+      {},
+      `${count(share.samples)} ${tested ? "benchmark answers" : "graded"}, `,
+      h("data", { value: figures.calls, "data-figure": "calls" }, count(figures.calls)),
+      " calls",
+    ),
   ];
 }

@@ -58,4 +58,7 @@ export class State {
 }
 
 /** The colour of the model at a place in its pool. */
-export const colorOf = (place) => getComputedStyle(document.documentElement).getPropertyValue(`--c${place % 8}`).trim();
+export const colorOf = (place) =>
+  getComputedStyle(document.documentElement)
+    .getPropertyValue(`--c${place % 8}`)
+    .trim();

@@ -7,7 +7,13 @@ import { count, day, grade, interval, percent, seconds, usd } from "./format.js"
 const value = (text, exact, what) => h("data", { class: "value", value: exact ?? "", "data-figure": what }, text);
 
 function tile(title, shown, more, tone) {
-  return h("li", { class: "tile", "data-tone": tone }, h("h3", {}, title), h("p", {}, shown), h("p", { class: "more" }, more));
+  return h(
+    "li",
+    { class: "tile", "data-tone": tone },
+    h("h3", {}, title),
+    h("p", {}, shown),
+    h("p", { class: "more" }, more),
+  );
 }
 
 export function showTiles(state) {
@@ -16,7 +22,11 @@ export function showTiles(state) {
   const perMinute = usd(recent.cost_usd);
   fill(
     byId("tiles"),
-    tile("Calls", value(count(total.calls), total.calls, "calls"), `${count(recent.attempts)} attempts in the last minute`),
+    tile(
+      "Calls",
+      value(count(total.calls), total.calls, "calls"),
+      `${count(recent.attempts)} attempts in the last minute`,
+    ),
     tile("Cost", value(usd(total.cost_usd), total.cost_usd, "cost_usd"), `${perMinute} in the last minute`),
     saving(alone, total),
     quality(recent, total, limits),
@@ -44,7 +54,11 @@ function saving(alone, total) {
 function quality(recent, total, limits) {
   const now = recent.quality ?? total.quality;
   const low = limits.min_accuracy !== null && now && now[2] < limits.min_accuracy;
-  const when = recent.quality ? `${interval(now)} · ${count(now[3])} graded in a minute` : now ? `${interval(now)} since the start` : "no feedback yet";
+  const when = recent.quality
+    ? `${interval(now)} · ${count(now[3])} graded in a minute`
+    : now
+      ? `${interval(now)} since the start`
+      : "no feedback yet";
   return tile("Quality", value(grade(now?.[0]), now?.[0], "quality"), when, low ? "bad" : undefined);
 }
 
@@ -52,7 +66,12 @@ function latency(recent, limits) {
   const p95 = recent.latency_s?.[1];
   const limit = limits.p95_latency_s;
   const more = limit === null ? "of the last minute, no limit" : `limit ${seconds(limit)} · last minute`;
-  return tile("p95 latency", value(seconds(p95), p95, "p95_latency_s"), more, limit !== null && p95 > limit ? "bad" : undefined);
+  return tile(
+    "p95 latency",
+    value(seconds(p95), p95, "p95_latency_s"),
+    more,
+    limit !== null && p95 > limit ? "bad" : undefined,
+  );
 }
 
 function errors(recent, total, limits) {
