@@ -33,7 +33,7 @@ ARGUMENTS = (
     "--disable-sync",
     "--no-first-run",
 )
-HEIGHTS = {1280: 860, 400: 860}
+HEIGHTS = {1280: 920, 400: 860}
 SCENES = ((1280, "light"), (1280, "dark"), (400, "light"), (400, "dark"))
 
 
@@ -85,7 +85,7 @@ def _adapt(config: Path) -> None:
     settings = yaml.safe_load(config.read_text())
     settings["pools"][0]["constraints"]["p95_latency_s"] = 0.6
     settings["pools"][0]["budget"] = {"usd_per_request": 0.004}
-    settings["budgets"] = [{"scope": "all", "usd": 10, "per": "day"}, {"scope": "team", "tokens": 5_000_000}]
+    settings["budgets"] = [{"scope": "all", "usd": 40, "per": "day"}, {"scope": "team", "tokens": 5_000_000}]
     config.write_text(yaml.safe_dump(settings))
 
 
@@ -101,7 +101,9 @@ async def _each(browser: Browser, url: str, folder: Path, what: str) -> None:
             await page.locator("#follow").uncheck()
             await page.locator("#decisions .opener").nth(40).click()
             await page.wait_for_selector("#why-detail .why")
-            await page.locator("#why-detail").scroll_into_view_if_needed()
+            await page.locator("#decisions-title").evaluate("e => scrollBy(0, e.getBoundingClientRect().top - 70)")
+            place = "e => (e.closest('.scroll').scrollTop = e.closest('tr').offsetTop - 36)"
+            await page.locator("#decisions .opener[aria-expanded=true]").evaluate(place)
         await page.screenshot(path=folder / f"{name}.png", full_page=what != "why")
         await page.context.close()
 
