@@ -55,7 +55,7 @@ class DashboardHandlers:
             web.get("/admin/live", self.admin_live),
             web.get("/admin/events", self.admin_events),
             web.get("/admin/decisions", self.admin_decisions),
-            web.get("/admin/decisions/{id}", self.admin_decision),
+            web.get("/admin/decisions/{id:.+}", self.admin_decision),
         ]
 
     async def dashboard(self, request: web.Request) -> web.Response:

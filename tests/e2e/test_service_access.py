@@ -39,7 +39,7 @@ CLOSED = [
     ("GET", "/admin/live"),
     ("GET", "/admin/events"),
     ("GET", "/admin/decisions"),
-    ("GET", "/admin/decisions/{id}"),
+    ("GET", "/admin/decisions/{id:.+}"),
 ]
 OPEN = [("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics"), ("GET", "/dashboard")]
 OPEN_FILES = [("GET", "/dashboard/{file}")]  # the page's scripts and styles, which hold no data
