@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from weakref import WeakValueDictionary
 
@@ -64,6 +64,7 @@ class Learner:
         snapshot_every_events: int,
         roster: Roster | None = None,
         folds: Sequence[Fold] = (),
+        witness: Callable[[Event], None] | None = None,
     ) -> None:
         self.pools = dict(pools)
         self.roster = roster or Roster((), {name: pool.names for name, pool in pools.items()}, {})
@@ -72,6 +73,7 @@ class Learner:
         self._store = store
         self._metrics = metrics
         self._folds = {part.subject: part for part in folds}
+        self._witness = witness or (lambda _: None)  # of events that are no decision's, replayed or new
         self._cache_decisions = cache_decisions
         self._snapshot_every = snapshot_every_events
         # By pool: (ts, seq) of the last outcome whose missing feedback has been dealt with (`serving.imputation`).
@@ -167,9 +169,10 @@ class Learner:
     def change(self, rows: Sequence[ChangeRow]) -> asyncio.Future[None]:
         """Log changes of folded state, all or none, and make them; the future resolves once they are durable."""
         self._check_healthy()
-        durable = self._store.append([change_event(row) for row in rows])
-        for row in rows:
-            self._apply_change(row)
+        events = [change_event(row) for row in rows]
+        durable = self._store.append(events)
+        for event in events:
+            self._apply_change(event)
         self._snapshot_if_due()
         return durable
 
@@ -186,6 +189,7 @@ class Learner:
         self._check_healthy()
         durable = self._store.append(events)
         for event in events:
+            self._witness(event)
             self.roster.apply(event.kind, orjson.loads(event.payload), self.pools)
         for pool in self.pools.values():
             self._metrics.filter_states(pool)
@@ -257,8 +261,7 @@ class Learner:
             self._apply_decision(made)
         elif event.kind == "outcome":
             outcome = Outcome(**orjson.loads(event.payload))
-            record = self._recall(event)
-            if record is not None:
+            if (record := self._recall(event)) is not None:
                 record.outcome = outcome
                 self._apply_outcome(record, outcome, replay=True)
                 for part in self._folds.values():
@@ -267,8 +270,7 @@ class Learner:
             row = orjson.loads(event.payload)
             row.pop("reward", None)
             feedback = Feedback(**row)
-            record = self._recall(event)
-            if record is not None:
+            if (record := self._recall(event)) is not None:
                 for part in self._folds.values():
                     part.feedback(record, feedback)
                 self._apply_feedback(record, feedback, replay=True)
@@ -280,14 +282,14 @@ class Learner:
         if event.kind == "benchmark_result":
             self._learn_benchmark(event)
         elif event.kind == "change":
-            self._apply_change(orjson.loads(event.payload))
-        elif event.kind in (ADDED, REMOVED):
-            self.roster.apply(event.kind, orjson.loads(event.payload), self.pools)
-        elif event.kind == "filter_event":
+            self._apply_change(event)
+        elif event.kind in (ADDED, REMOVED, "filter_event"):
+            self._witness(event)
             row = orjson.loads(event.payload)
-            pool = self.pools.get(row["pool"])
-            if pool is not None and row["reason"] == "drift":
-                pool.apply_reset(row["model"], row["constraint_name"], row["evidence"])
+            if event.kind != "filter_event":
+                self.roster.apply(event.kind, row, self.pools)
+            elif row["pool"] in self.pools and row["reason"] == "drift":
+                self.pools[row["pool"]].apply_reset(row["model"], row["constraint_name"], row["evidence"])
 
     def _recall(self, event: Event) -> Record | None:
         """The record as it was just before `event`."""
@@ -306,18 +308,20 @@ class Learner:
         for part in self._folds.values():
             part.decided(record)
 
-    def _apply_change(self, row: ChangeRow) -> None:
-        part = self._folds.get(row["subject"])
-        if part is not None:
+    def _apply_change(self, event: Event) -> None:
+        row = orjson.loads(event.payload)  # as a replay will read it
+        self._witness(event)
+        if (part := self._folds.get(row["subject"])) is not None:
             part.changed(row)
 
     def _make(self, rows: Sequence[ChangeRow]) -> None:
         """Log and make what a part proposed; nobody waits for it."""
         if rows:
-            self._store.append_nowait([change_event(row) for row in rows])
-            for row in rows:
-                _log.info("changed: %s", change_event(row).payload.decode())
-                self._apply_change(row)
+            events = [change_event(row) for row in rows]
+            self._store.append_nowait(events)
+            for event in events:
+                _log.info("changed: %s", event.payload.decode())
+                self._apply_change(event)
 
     def _apply_outcome(self, record: Record, outcome: Outcome, *, replay: bool = False) -> list[Change]:
         pool = self._learning_pool(record.decision)
@@ -364,6 +368,7 @@ class Learner:
             events = [filter_event(pool.name, pool.names, change) for change in changes]
             for event in events:
                 _log.info("standing changed: %s", event.payload.decode())
+                self._witness(event)
             self._store.append_nowait(events)
 
     def _append(self, event: Event) -> asyncio.Future[None]:
