@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from serving.access.settings import JwtSettings, TierSettings
+    from serving.slo_settings import SloSettings
 
 __all__ = ["render_check", "render_problems"]
 
@@ -147,8 +148,19 @@ def _pool_rows(pool: PoolSettings, settings: Settings) -> Iterator[Row]:
     yield "features", _features(pool)
     yield "newcomers", f"{pool.newcomers.share:.4g} at most together, until {pool.newcomers.samples:,} graded answers"
     yield "no feedback", _no_feedback(pool)
+    if pool.slo is not None:
+        yield "promised", "\n".join(_promises(pool.slo)) or _NONE
     if pool.quality_metrics:
         yield "quality from", ", ".join(f"{name} × {weight:g}" for name, weight in pool.quality_metrics.items())
+
+
+def _promises(slo: SloSettings) -> Iterator[str]:
+    if slo.availability is not None:
+        yield f"{slo.availability:.6g} of requests answered"
+    if slo.latency_s is not None:
+        yield f"{slo.latency_share:.6g} of answers within {slo.latency_s:g} s"
+    if slo.success_quality is not None:
+        yield f"success from quality {slo.success_quality:g}"
 
 
 def _benchmark_row(entry: BenchmarkSettings) -> Row:

@@ -81,8 +81,7 @@ class Learner:
         self._recent: OrderedDict[str, Record] = OrderedDict()
         # Records somebody holds, such as a call under way: there must never be two of one decision.
         self._alive: WeakValueDictionary[str, Record] = WeakValueDictionary()
-        for pool in self.pools.values():
-            metrics.watch(pool)
+        metrics.state.pools = self.pools
 
     @property
     def healthy(self) -> bool:
@@ -134,6 +133,7 @@ class Learner:
         durable = self._append(decision_event(decision, labels))
         record = Record(decision, labels=labels)
         self._remember(record)
+        self._metrics.calls.decided(decision)
         self._apply_decision(record)
         self._snapshot_if_due()
         return record, durable
@@ -157,7 +157,7 @@ class Learner:
         changes, first = self._apply_feedback(record, feedback), feedback.revises is None or is_imputed(record.feedback)
         record.feedback = feedback
         if feedback.quality is not None and first and not is_imputed(feedback):
-            self._metrics.graded(record.decision.pool, record.served_by, feedback.quality)
+            self._metrics.graded(record, feedback.quality)
         self._log_changes(self.pools.get(record.decision.pool), changes)
         self._make(proposed)
         self._snapshot_if_due()
@@ -186,8 +186,6 @@ class Learner:
         durable = self._store.append(events)
         for event in events:
             self.roster.apply(event.kind, orjson.loads(event.payload), self.pools)
-        for pool in self.pools.values():
-            self._metrics.filter_states(pool)
         self._snapshot_if_due()
         return durable
 
@@ -218,8 +216,6 @@ class Learner:
             for event in events:
                 self._replay(event)
             position = events[-1].seq
-        for pool in self.pools.values():
-            self._metrics.filter_states(pool)
         return position - start
 
     def _load_snapshot(self) -> int:
@@ -342,7 +338,7 @@ class Learner:
     def _learn_outcome(self, record: Record, outcome: Outcome) -> None:
         record.outcome = outcome
         self._remember(record)  # feedback often follows at once, sooner than the store could tell of the outcome
-        self._metrics.attempt(record.decision.pool, record.decision.mode, outcome)
+        self._metrics.calls.attempt(record.decision.pool, record.decision.mode, outcome)
         self._log_changes(self.pools.get(record.decision.pool), self._apply_outcome(record, outcome))
         for part in self._folds.values():
             self._make(part.outcome(record, outcome))
@@ -359,7 +355,6 @@ class Learner:
 
     def _log_changes(self, pool: Pool | None, changes: list[Change]) -> None:
         if pool is not None and changes:
-            self._metrics.filter_states(pool)
             events = [filter_event(pool.name, pool.names, change) for change in changes]
             for event in events:
                 _log.info("standing changed: %s", event.payload.decode())
