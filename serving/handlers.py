@@ -209,7 +209,11 @@ class Handlers(AdminHandlers, KeyHandlers, PoolHandlers, SpendingHandlers):
     async def metrics(self, request: web.Request) -> web.Response:
         """`GET /metrics`: Prometheus's text format."""
         await self._admit_operator(request)
-        return web.Response(body=self._metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4"})
+        collected = (
+            self._metrics.collected()
+        )  # on the loop's thread, as the numbers change there; the text takes longer
+        body = await asyncio.to_thread(self._metrics.render, collected)
+        return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4"})
 
     async def _infer(self, request: web.Request, kind: Kind) -> web.StreamResponse:
         arrived = time.perf_counter()

@@ -6,12 +6,14 @@ read when Prometheus asks, in `state_metrics`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from prometheus_client import (
     CollectorRegistry,
     Counter,
     Histogram,
+    Metric,
     ProcessCollector,
     disable_created_metrics,
     generate_latest,
@@ -27,6 +29,17 @@ if TYPE_CHECKING:
 __all__ = ["Metrics"]
 
 _OVERHEAD_BUCKETS_S = (0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128)
+
+
+class _Collected(CollectorRegistry):
+    """A registry of what has been collected already."""
+
+    def __init__(self, collected: list[Metric]) -> None:
+        super().__init__()
+        self._families = collected
+
+    def collect(self) -> Iterator[Metric]:
+        return iter(self._families)
 
 
 class Metrics:
@@ -64,9 +77,13 @@ class Metrics:
         cost_usd = None if outcome is None else outcome.cost_usd
         self.calls.graded(pool, record.served_by, quality, cost_usd, self.objectives.success_quality(pool))
 
-    def render(self) -> bytes:
-        """The text exposition format."""
-        return generate_latest(self.registry)
+    def collected(self) -> list[Metric]:
+        """What is shown, as it is now; `render` may then be called on another thread."""
+        return list(self.registry.collect())
+
+    def render(self, collected: list[Metric] | None = None) -> bytes:
+        """The text exposition format of what was collected, or is now."""
+        return generate_latest(self.registry if collected is None else _Collected(collected))
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
         return Counter(f"pointsman_{name}", text, labels, registry=self.registry)

@@ -1,7 +1,7 @@
 """A histogram as plain numbers, for one thread, shown in the client library's form.
 
-The library's own takes a lock and looks at the buckets one by one: 1.2 µs a value, where this takes 0.3 µs, and a call
-has six. Knows no metric's name.
+The library's own takes a lock and looks at the buckets one by one: 1.4 µs a value, where this takes 0.3 µs, and a call
+has six (`python -m benchmarks.metrics`). Knows no metric's name.
 """
 
 from __future__ import annotations

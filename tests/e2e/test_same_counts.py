@@ -80,7 +80,7 @@ class Callers:
 
     def __init__(self, service):
         self.service, self.draws = service, random.Random(11)
-        self.sent, self.results, self.graded = Counter(), Counter(), 0
+        self.sent, self.results, self.answered, self.graded = Counter(), Counter(), Counter(), 0
 
     async def call(self, session):
         draws = self.draws
@@ -103,6 +103,7 @@ class Callers:
             self.results["gone"] += 1
             return
         self.results[response.status] += 1
+        self.answered[model] += response.status == 200
         if response.status == 200 and graded < 0.5:
             item = {"decision_id": response.headers["x-pointsman-decision-id"], "quality": round(graded * 2, 3)}
             async with session.post(f"{self.service.url}/reward", json=item, headers=headers) as response:
@@ -216,10 +217,14 @@ def _same_as_usage(samples, usage, log):
 
 
 def _requests_are_those_sent(samples, callers):
-    """Each request of a pool has one result, and the objectives are about those that their pool could answer."""
+    """Each request of a pool has one result, and the objectives are about those that their pool could answer.
+
+    Of who leaves before the body has been read nobody knows for which pool it was.
+    """
     for pool in ("auto", "few"):
         results = total(samples, "pointsman_requests_total", "result", pool=pool)
-        assert sum(results.values()) == callers.sent[pool]
+        assert callers.sent[pool] - callers.results["gone"] <= sum(results.values()) <= callers.sent[pool]
+        assert results["ok",] + results["failed",] >= callers.answered[pool]  # a stream may break off after its 200
         assert min(results[name,] for name in ("ok", "cancelled", "refused")) > 0
     results = total(samples, "pointsman_requests_total", "result", pool="auto")
     about = total(samples, "pointsman_slo_requests_total", "objective", pool="auto")
