@@ -35,7 +35,7 @@ _DRAWN: Final = ("bandit", "weighted", "canary")  # modes whose model was drawn 
 _POOL_MODEL: Final = ("pool", "model")
 _SUMS: Final = {  # attributes of a tally that are metrics of their own
     "cost_usd": "Cost of all attempts in USD, as far as known.",
-    "saved_usd": "What answers from the cache would have cost in USD.",
+    "cache_saved_usd": "What answers from the cache would have cost in USD.",
     "successes": "Decisions whose first quality was slo.success_quality or better.",
     "graded_cost_usd": "Cost in USD of calls that got a quality, as far as known.",
 }
@@ -46,6 +46,7 @@ class _Tally:
 
     __slots__ = (
         "attempts",
+        "cache_saved_usd",
         "cost_usd",
         "decisions",
         "duration",
@@ -56,7 +57,6 @@ class _Tally:
         "output_sizes",
         "output_tokens",
         "quality",
-        "saved_usd",
         "successes",
     )
 
@@ -64,7 +64,7 @@ class _Tally:
         self.decisions: dict[str, int] = {}  # by mode
         self.attempts: dict[tuple[str, str], int] = {}  # by mode and status
         self.input_tokens = self.output_tokens = self.successes = 0
-        self.cost_usd = self.saved_usd = self.graded_cost_usd = 0.0
+        self.cost_usd = self.cache_saved_usd = self.graded_cost_usd = 0.0
         self.duration, self.first_token = Spread(DURATION_BUCKETS_S), Spread(_FIRST_TOKEN_BUCKETS_S)
         self.input_sizes, self.output_sizes = Spread(_TOKEN_BUCKETS), Spread(_TOKEN_BUCKETS)
         self.quality = Spread(_QUALITY_BUCKETS)
@@ -96,7 +96,7 @@ class CallMetrics(Collector):
         tally.input_tokens += input_tokens
         tally.output_tokens += output_tokens
         tally.cost_usd += outcome.cost_usd or 0.0
-        tally.saved_usd += outcome.saved_usd or 0.0
+        tally.cache_saved_usd += outcome.saved_usd or 0.0
         if outcome.status != "ok" or mode == "cached" or outcome.latency_s is None:
             return
         tally.duration.observe(outcome.latency_s)

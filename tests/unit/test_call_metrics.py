@@ -87,7 +87,7 @@ def test_every_attempt_counts_with_what_is_known_of_it(metrics):
 def test_an_answer_from_the_cache_is_a_call_but_no_time_of_an_upstream(metrics):
     metrics.calls.attempt("auto", "cached", outcome(0.0, saved_usd=0.5, latency_s=0.0001))
     assert value(metrics, "calls_total", mode="cached", status="ok") == 1
-    assert value(metrics, "saved_usd_total") == 0.5
+    assert value(metrics, "cache_saved_usd_total") == 0.5
     assert value(metrics, "call_duration_seconds_count") is None
 
 
