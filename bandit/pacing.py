@@ -78,6 +78,11 @@ class Pacer:
             self._book(made_at, cost_usd)
         self._move(cost_usd / self.usd_per_request)
 
+    @property
+    def spent_share(self) -> float:
+        """What the last 1,000 requests cost, as a share of their budget; at the start it counts as spent."""
+        return self._spent_usd / (WINDOW * self.usd_per_request)
+
     def state(self) -> dict[str, Any]:
         """Everything that was learned; `load` is its inverse."""
         return {"multiplier": self.multiplier, "usd": self._ledger_usd.copy()}

@@ -82,6 +82,7 @@ async def serve(settings: Settings) -> AsyncIterator[str]:
     server.data_dir.mkdir(parents=True, exist_ok=True)
     async with contextlib.AsyncExitStack() as stack:
         metrics = Metrics()
+        metrics.objectives.follow({pool.name: pool.slo for pool in settings.pools})
         store = SqliteStore(
             server.data_dir / "router.sqlite",
             synchronous=settings.store.synchronous,
@@ -132,7 +133,9 @@ async def serve(settings: Settings) -> AsyncIterator[str]:
             metrics=metrics,
             intake=_intake(settings, learned, routing, desk, steering=steering, metrics=metrics, stack=stack),
         )
-        _watch(metrics, store, log)
+        state = metrics.state
+        state.traffic, state.ledger, state.upstreams = traffic, ledger, upstreams
+        state.store, state.store_limit, state.log = store, settings.store.queue_limit, log
         stack.push_async_callback(_cancel, asyncio.create_task(log.run(settings.log.flush_interval_s)))
         missing = MissingFeedback(_assumed(settings), desk, learner, store, server.feedback_horizon_s)
         if rows := traffic.tick(time.time()):
@@ -201,7 +204,6 @@ def _intake(
     """What a call passes before it is routed, and what goes on beside it."""
     gate = Gate(settings.overload, clock=time.perf_counter, rng=random.Random(), shed=metrics.count_shed)
     stack.callback(gate.close)
-    metrics.watch_gate(gate)
 
     async def grade(decision_id: str, values: dict[str, float]) -> None:
         await desk.accept(RewardItem(decision_id=decision_id, metrics=values), time.time())
@@ -220,6 +222,7 @@ def _intake(
         secret=secrets.token_bytes(32),
         clock=time.monotonic,
     )
+    metrics.state.gate, metrics.state.shadows, metrics.state.caching = gate, shadows, caching
     return Intake(gate, rates, learned.ledger, shadows, caching)
 
 
@@ -343,14 +346,6 @@ async def _housekeeping(
         except StoreError as error:  # the service is unready from here on; there is nothing more to keep tidy
             _log.error("old events stay: %s", error)
             return
-
-
-def _watch(metrics: Metrics, store: SqliteStore, log: AnalyticalLog) -> None:
-    metrics.store_pending.set_function(lambda: store.pending)
-    metrics.log_lag.set_function(lambda: log.lag_events)
-    metrics.log_trouble.labels("failed").set_function(lambda: log.failed_flushes)
-    metrics.log_trouble.labels("in_use").set_function(lambda: log.busy_flushes)
-    metrics.log_trouble.labels("rejected").set_function(lambda: log.rejected_events)
 
 
 async def _last_snapshot(learner: Learner, store: SqliteStore) -> None:

@@ -70,6 +70,7 @@ class Attempts:
         self.durable: asyncio.Future[None] | None = None
         self.error: ServiceError | None = None
         self.done = False
+        self.started: float | None = None  # the first attempt's, by perf_counter
         self._plan = plan_for(self)
         self._next = self._prepared(self._plan.first)  # BudgetExhausted, NothingAvailable: nothing is recorded yet
 
@@ -230,6 +231,8 @@ class Attempt:
 
     async def __aenter__(self) -> Self:
         self.started = time.perf_counter()
+        if self._attempts.started is None:
+            self._attempts.started = self.started
         self._probe = self.endpoint.breaker.begin()
         now = asyncio.get_running_loop().time()
         self._given_s = min(self._attempts.deadline - now, self.model.timeout_s)

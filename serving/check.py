@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from serving.access.settings import JwtSettings, TierSettings
+    from serving.slo_settings import SloSettings
 
 __all__ = ["render_check", "render_problems"]
 
@@ -153,8 +154,19 @@ def _pool_rows(pool: PoolSettings, settings: Settings) -> Iterator[Row]:
     if pool.cache is not None:
         kept = "" if pool.cache.only_deterministic else ", also of requests that may be answered in several ways"
         yield "cache", f"answers for {_duration(pool.cache.ttl_s)}, by {pool.cache.scope}{kept}"
+    if pool.slo is not None:
+        yield "promised", "\n".join(_promises(pool.slo)) or _NONE
     if pool.quality_metrics:
         yield "quality from", ", ".join(f"{name} × {weight:g}" for name, weight in pool.quality_metrics.items())
+
+
+def _promises(slo: SloSettings) -> Iterator[str]:
+    if slo.availability is not None:
+        yield f"{slo.availability:.6g} of requests answered"
+    if slo.latency_s is not None:
+        yield f"{slo.latency_share:.6g} of answers within {slo.latency_s:g} s"
+    if slo.success_quality is not None:
+        yield f"success from quality {slo.success_quality:g}"
 
 
 def _benchmark_row(entry: BenchmarkSettings) -> Row:

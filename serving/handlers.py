@@ -34,6 +34,7 @@ from serving.learner import Learner
 from serving.log_export import LogExport
 from serving.matrix import Matrix
 from serving.metrics import Metrics
+from serving.objectives import Served
 from serving.pool_handlers import PoolHandlers
 from serving.records import Caller
 from serving.request_headers import read_hints, read_timeout, with_fields
@@ -219,7 +220,11 @@ class Handlers(AdminHandlers, DashboardHandlers, KeyHandlers, PoolHandlers, Spen
     async def metrics(self, request: web.Request) -> web.Response:
         """`GET /metrics`: Prometheus's text format."""
         await self._admit_operator(request)
-        return web.Response(body=self._metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4"})
+        collected = (
+            self._metrics.collected()
+        )  # on the loop's thread, as the numbers change there; the text takes longer
+        body = await asyncio.to_thread(self._metrics.render, collected)
+        return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4"})
 
     async def _infer(self, request: web.Request, kind: Kind) -> web.StreamResponse:
         arrived, began = time.perf_counter(), asyncio.get_running_loop().time()
@@ -235,15 +240,17 @@ class Handlers(AdminHandlers, DashboardHandlers, KeyHandlers, PoolHandlers, Spen
                 call = parse_call(kind, body, hints, self._server.max_messages)
             caller = Caller(principal, hints.tags, arrived=began)
             request[CALLER_HEADERS] = caller.headers
-            taken = self._intake.take(call, caller, time.time())
-            used: Outcome | None = None
-            try:
-                if call.stream:
-                    response, used = await self._stream(request, call, caller)
-                else:
-                    response, used = await self._complete(call, caller, arrived)
-            finally:
-                self._intake.settle(taken, used, time.time())
+            with self._metrics.objectives.request(call.model, arrived, call.timeout_s) as served:
+                taken = self._intake.take(call, caller, time.time())
+                used: Outcome | None = None
+                try:
+                    if call.stream:
+                        response, used = await self._stream(request, call, caller, served)
+                    else:
+                        response, used = await self._complete(call, caller, arrived)
+                finally:
+                    self._intake.settle(taken, used, time.time())
+                served.ended(used)
             return response
 
     async def _complete(self, call: Call, caller: Caller, arrived: float) -> tuple[web.StreamResponse, Outcome]:
@@ -264,17 +271,17 @@ class Handlers(AdminHandlers, DashboardHandlers, KeyHandlers, PoolHandlers, Spen
         return web.Response(body=answer.body, headers=headers), outcome
 
     async def _stream(
-        self, request: web.Request, call: Call, caller: Caller
+        self, request: web.Request, call: Call, caller: Caller, served: Served
     ) -> tuple[web.StreamResponse, Outcome | None]:
         try:
-            return await self._streamed(request, call, caller)
+            return await self._streamed(request, call, caller, served)
         except CallerGone:
             if request.transport is not None:
                 request.transport.abort()  # one who stopped reading would keep the connection
             return web.Response(), None  # to nobody
 
     async def _streamed(
-        self, request: web.Request, call: Call, caller: Caller
+        self, request: web.Request, call: Call, caller: Caller, served: Served
     ) -> tuple[web.StreamResponse, Outcome | None]:
         response: web.StreamResponse | None = None
         answer: AnswerStream | None = None
@@ -294,6 +301,7 @@ class Handlers(AdminHandlers, DashboardHandlers, KeyHandlers, PoolHandlers, Spen
                 await self._passed_on(response.prepare(request))
                 async for events in answer.events:
                     await self._passed_on(response.write(events))
+                    served.answered()
         except (ServiceError, StoreError) as error:
             if response is None or isinstance(error, CallerGone):
                 raise  # nothing was passed on yet: an ordinary error response

@@ -83,8 +83,7 @@ class Learner:
         self._recent: OrderedDict[str, Record] = OrderedDict()
         # Records somebody holds, such as a call under way: there must never be two of one decision.
         self._alive: WeakValueDictionary[str, Record] = WeakValueDictionary()
-        for pool in self.pools.values():
-            metrics.watch(pool)
+        metrics.state.pools = self.pools
 
     @property
     def healthy(self) -> bool:
@@ -136,6 +135,7 @@ class Learner:
         durable = self._append(decision_event(decision, labels))
         record = Record(decision, labels=labels)
         self._remember(record)
+        self._metrics.calls.decided(decision)
         self._apply_decision(record)
         self._snapshot_if_due()
         return record, durable
@@ -160,7 +160,7 @@ class Learner:
         record.feedback = feedback
         asked = record.decision.mode != "cached"  # else it is an answer of another decision, graded there
         if feedback.quality is not None and first and asked and not is_imputed(feedback):
-            self._metrics.graded(record.decision.pool, record.served_by, feedback.quality)
+            self._metrics.graded(record, feedback.quality)
         self._log_changes(self.pools.get(record.decision.pool), changes)
         self._make(proposed)
         self._snapshot_if_due()
@@ -191,8 +191,6 @@ class Learner:
         for event in events:
             self._witness(event)
             self.roster.apply(event.kind, orjson.loads(event.payload), self.pools)
-        for pool in self.pools.values():
-            self._metrics.filter_states(pool)
         self._snapshot_if_due()
         return durable
 
@@ -223,8 +221,6 @@ class Learner:
             for event in events:
                 self._replay(event)
             position = events[-1].seq
-        for pool in self.pools.values():
-            self._metrics.filter_states(pool)
         return position - start
 
     def _load_snapshot(self) -> int:
@@ -347,7 +343,7 @@ class Learner:
     def _learn_outcome(self, record: Record, outcome: Outcome) -> None:
         record.outcome = outcome
         self._remember(record)  # feedback often follows at once, sooner than the store could tell of the outcome
-        self._metrics.attempt(record.decision.pool, record.decision.mode, outcome)
+        self._metrics.calls.attempt(record.decision.pool, record.decision.mode, outcome)
         self._log_changes(self.pools.get(record.decision.pool), self._apply_outcome(record, outcome))
         for part in self._folds.values():
             self._make(part.outcome(record, outcome))
@@ -364,7 +360,6 @@ class Learner:
 
     def _log_changes(self, pool: Pool | None, changes: list[Change]) -> None:
         if pool is not None and changes:
-            self._metrics.filter_states(pool)
             events = [filter_event(pool.name, pool.names, change) for change in changes]
             for event in events:
                 _log.info("standing changed: %s", event.payload.decode())

@@ -14,6 +14,7 @@ from bandit.newcomers import Newcomers
 from bandit.types import Arm, Constraints, Objective
 from serving.config_values import Count, Label, Name, Number, OrDefaults, Section, reject, resolved
 from serving.failure_settings import FailureSettings
+from serving.slo_settings import SloSettings
 from serving.traffic.cache_settings import CacheSettings
 from serving.traffic.canary_settings import CanarySettings
 from serving.traffic.settings import (
@@ -307,6 +308,9 @@ class PoolSettings(Section):
     )
     cache: CacheSettings | None = Field(
         default=None, description="The answers that are kept, to give them again; by default none."
+    )
+    slo: SloSettings | None = Field(
+        default=None, description="What is promised to callers, for metrics and alerts; by default nothing."
     )
     quality_metrics: dict[Label, Annotated[Number, Field(gt=0, le=1e6)]] | None = Field(
         default=None,

@@ -32,7 +32,10 @@ _MAX_EVENT_BYTES = 1 << 20
 
 @dataclass(slots=True)
 class Answer:
-    """A complete answer: the upstream's body with our id and model in it, and what the headers say."""
+    """A complete answer: the upstream's body with our id and model in it, and what the headers say.
+
+    `upstream_s`: from the first attempt's start to the last one's answer.
+    """
 
     decision: Decision
     outcome: Outcome
@@ -123,7 +126,7 @@ class Routing:
                 answer = await attempt.send()
                 provider = attempt.model.provider
                 attempt.usage = provider.usage(call, answer)
-                upstream_s = time.perf_counter() - attempt.started
+                upstream_s = time.perf_counter() - (attempts.started or attempt.started)
                 try:
                     marks = provider.marks(call, decision.decision_id, attempt.model.name)
                     rendered = answer_body(answer, marks)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from serving.access.budget_settings import BudgetEntry
     from serving.records import Record
 
-__all__ = ["Ledger", "Notice", "Reservation"]
+__all__ = ["Least", "Ledger", "Notice", "Reservation"]
 
 _UNITS_PER_USD: Final = 10**12  # a token at 1 USD per million is 10**6 of them: nothing is rounded away
 _SHOWN: Final = 1_000  # counters of one budget in a list, the dearest first
@@ -60,6 +60,17 @@ class Reservation:
 
     parts: list[tuple[_Counter, int]] = field(default_factory=list)
     hard: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Least:
+    """What the member of a budget that has least left has: as a share of the limit, and in the budget's unit."""
+
+    budget: str
+    unit: str
+    share: float
+    amount: float
+    members: int
 
 
 class Ledger:
@@ -206,6 +217,18 @@ class Ledger:
         for counter in self._counters.values():
             by_budget[counter.budget].append(counter)
         return [self._shown(i, counters, ts) for i, counters in enumerate(by_budget)]
+
+    def least_left(self, ts: float) -> list[Least]:
+        """Every budget in a few numbers that name nobody."""
+        least, members = list(self._limits), [0] * len(self._limits)
+        for (i, _), counter in self._counters.items():
+            spent = 0 if _over(counter, ts) else counter.spent
+            least[i] = min(least[i], max(0, self._limits[i] - spent - counter.reserved))
+            members[i] += 1
+        return [
+            Least(entry.name, _unit(entry), least[i] / self._limits[i], _amount(entry, least[i]), members[i])
+            for i, entry in enumerate(self._entries)
+        ]
 
     def entry(self, name: str) -> BudgetEntry | None:
         """The budget called `name`."""

@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
-from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Protocol
 
@@ -113,8 +112,6 @@ class Caching:
         self._labels, self._secret, self._clock = labels, secret, clock
         self._shelves = {pool: _new_shelf(of) for pool, of in settings.items()}
         self._definitions: dict[str, tuple[ModelSettings | None, bytes]] = {}
-        for pool in self._shelves:
-            metrics.watch_cache(pool, partial(self._answers_of, pool))
 
     async def complete(self, call: Call, caller: Caller) -> Answer:
         """A call that is answered in one piece. Raises NotCached, InvalidRequest, and what routing raises."""
@@ -162,8 +159,9 @@ class Caching:
         self._shelves[pool] = _new_shelf(before.settings)
         return len(before.answers)
 
-    def _answers_of(self, pool: str) -> AnswerCache:
-        return self._shelves[pool].answers
+    def kept(self) -> Iterator[tuple[str, AnswerCache]]:
+        """What each pool keeps, for metrics."""
+        return ((pool, shelf.answers) for pool, shelf in self._shelves.items())
 
     # --- what may be served
 

@@ -81,6 +81,7 @@ class Gate:
     ) -> None:
         self._settings, self._clock, self._rng, self._shed = settings, clock, rng, shed
         self.pace = Pace(settings.target_lag_ms / 1000.0) if settings.adaptive == "pace" else None
+        self.limit = settings.max_concurrent
         self.in_use = self.waiting = 0
         self._levels: dict[int, _Level] = {}  # as many as the tiers have priorities; highest first
         self._lowest = math.inf  # priority of which a call has ever waited
@@ -132,7 +133,7 @@ class Gate:
         level.waiters[waiter] = None
         self.waiting += 1
         waiter.timer = loop.call_later(longest_s, self._late, waiter)
-        if self.pace is not None and self.in_use < self._settings.max_concurrent and not self._watching:
+        if self.pace is not None and self.in_use < self.limit and not self._watching:
             self.close()
             self._first_turn()
         try:
@@ -163,7 +164,7 @@ class Gate:
             return
 
     def _room(self, priority: int, *, waited: bool = False) -> bool:
-        if self.in_use >= self._settings.max_concurrent:
+        if self.in_use >= self.limit:
             return False
         return self.pace is None or self.pace.may_begin(ahead=priority > self._lowest, waited=waited)
 
@@ -238,7 +239,7 @@ class Gate:
         self._looked_at = now
         if self.waiting:
             self._admit()
-        self._watching = self.waiting > 0 and self.in_use < self._settings.max_concurrent
+        self._watching = self.waiting > 0 and self.in_use < self.limit
         if self._watching:
             self._watch = loop.call_soon(self._turn_ended, now)
         else:

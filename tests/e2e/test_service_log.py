@@ -89,8 +89,8 @@ async def test_metrics_agree_with_the_log(service, http):
     assert total("pointsman_overhead_seconds_count") == CALLS
     assert total("pointsman_tokens_total", 'direction="output"') == sum(o["output_tokens"] for o in outcomes)
     assert total("pointsman_cost_usd_total") == pytest.approx(sum(o["cost_usd"] for o in outcomes))
-    assert total("pointsman_feedback_total", 'status="recorded"') == total("pointsman_quality_count_total") == CALLS
-    assert total("pointsman_quality_sum_total") == pytest.approx(0.75 * CALLS)
+    assert total("pointsman_feedback_total", 'status="recorded"') == total("pointsman_quality_count") == CALLS
+    assert total("pointsman_quality_sum") == pytest.approx(0.75 * CALLS)
     assert total("pointsman_unexpected_errors_total") == 0
 
 

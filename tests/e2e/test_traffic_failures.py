@@ -100,6 +100,14 @@ async def test_what_may_pass_is_tried_again(  # noqa: PLR0917 - a row's columns
     assert await attempts(body["id"], 2) == [(name, status, http_status), (name, "ok", 200)]
 
 
+async def test_an_attempt_that_failed_is_no_overhead_of_ours(ask, scripted):
+    """The one that was waited for in vain took 0.4 s at least."""
+    scripted.plans["hang"].append("hang")
+    _, headers, _ = await ask("sole-hang")
+    assert headers["x-pointsman-attempts"] == "2"
+    assert float(headers["x-pointsman-overhead-ms"]) < 1000 * QUICK["timeout_s"]
+
+
 @pytest.mark.parametrize(("name", "what"), [("s400", "bad-request"), ("s422", "unprocessable")])
 async def test_a_callers_own_mistake_is_not_tried_again(ask, scripted, name, what):
     scripted.plans[name].append(what)

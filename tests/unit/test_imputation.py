@@ -167,7 +167,7 @@ async def test_what_is_assumed_is_no_evidence_against_a_model(service):
     assert await service.run(NOW + 100) == 300
     assert service.learner.pools["auto"].filters.states[:] == before
     assert service.heads.weight[QUALITY].sum() > 250
-    assert service.learner._metrics.registry.get_sample_value("pointsman_quality_count_total") is None
+    assert service.learner._metrics.registry.get_sample_value("pointsman_quality_count") is None
 
 
 @pytest.mark.parametrize("snapshot_after", ["nothing", "calls", "everything"])

@@ -340,5 +340,6 @@ async def test_metrics_show_the_models_there_are(make_learner):
     learner = make_learner()
     learner.change_models(change(ADDED, definition=NEW))
     learner.change_models([model_event(REMOVED, "auto", "a")])
-    shown = {sample.labels["model"] for metric in learner._metrics.state.collect() for sample in metric.samples}
+    (states,) = [metric for metric in learner._metrics.state.collect() if metric.name == "pointsman_filter_state"]
+    shown = {sample.labels["model"] for sample in states.samples}
     assert shown == {"b", "new"}
