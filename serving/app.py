@@ -97,16 +97,14 @@ async def serve(settings: Settings) -> AsyncIterator[str]:
         upstreams = await stack.enter_async_context(
             Upstreams(learner.roster.models, server.max_response_bytes, spared=metrics.count_spared)
         )
-        metrics_of = {pool.name: pool.quality_metrics or {} for pool in settings.pools}
-        desk = FeedbackDesk(learner, metrics_of, server.feedback_horizon_s)
+        desk = _feedback_desk(settings, learner)
         tokens = await stack.enter_async_context(token_reader(settings.auth))
         admission = Admission(settings.auth, learned.ring, learned.tiers, tokens=tokens, clock=time.time)
         means = Means(learner, upstreams, ledger, random.Random(), settings.metering.assumed_output_tokens)
         steering = Steering(
             learner, traffic, upstreams, installation_key(server.data_dir / "session.key"), np.random.default_rng()
         )
-        failures = {pool.name: pool.failures for pool in settings.pools if pool.failures is not None}
-        routing = Routing(means, steering, failures, settings.failures, traffic.usable)
+        routing = _routing(settings, means, steering, traffic)
         breakers = functools.partial(_breakers, upstreams)
         pool_desk, budget_desk = PoolDesk(learner, traffic, breakers), BudgetDesk(ledger, learner)
         dashboard = _dashboard(settings, learned, Views(learned.live, learner, pool_desk, budget_desk, breakers), store)
@@ -133,9 +131,7 @@ async def serve(settings: Settings) -> AsyncIterator[str]:
             metrics=metrics,
             intake=_intake(settings, learned, routing, desk, steering=steering, metrics=metrics, stack=stack),
         )
-        state = metrics.state
-        state.traffic, state.ledger, state.upstreams = traffic, ledger, upstreams
-        state.store, state.store_limit, state.log = store, settings.store.queue_limit, log
+        metrics.state.watch(traffic, ledger, upstreams, store=store, store_limit=settings.store.queue_limit, log=log)
         stack.push_async_callback(_cancel, asyncio.create_task(log.run(settings.log.flush_interval_s)))
         missing = MissingFeedback(_assumed(settings), desk, learner, store, server.feedback_horizon_s)
         if rows := traffic.tick(time.time()):
@@ -148,10 +144,24 @@ async def serve(settings: Settings) -> AsyncIterator[str]:
         stack.enter_context(_few_collections())
         if settings.benchmarks:
             stack.push_async_callback(_cancel, asyncio.create_task(_schedule(settings, log, metrics, address).run()))
-        for warning in settings.warnings:
-            _log.warning("%s: %s", warning.path, warning.message)
+        _warn(settings)
         yield f"http://{address}"
         handlers.ready = False
+
+
+def _warn(settings: Settings) -> None:
+    for warning in settings.warnings:
+        _log.warning("%s: %s", warning.path, warning.message)
+
+
+def _routing(settings: Settings, means: Means, steering: Steering, traffic: Traffic) -> Routing:
+    failures = {pool.name: pool.failures for pool in settings.pools if pool.failures is not None}
+    return Routing(means, steering, failures, settings.failures, traffic.usable)
+
+
+def _feedback_desk(settings: Settings, learner: Learner) -> FeedbackDesk:
+    metrics_of = {pool.name: pool.quality_metrics or {} for pool in settings.pools}
+    return FeedbackDesk(learner, metrics_of, settings.server.feedback_horizon_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,20 @@ class StateMetrics(Collector):
     wall: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
 
+    def watch(
+        self,
+        traffic: Traffic,
+        ledger: Ledger,
+        upstreams: Upstreams,
+        *,
+        store: Store | _Writing,
+        store_limit: int,
+        log: AnalyticalLog,
+    ) -> None:
+        """Look at these parts from now on."""
+        self.traffic, self.ledger, self.upstreams = traffic, ledger, upstreams
+        self.store, self.store_limit, self.log = store, store_limit, log
+
     def collect(self) -> Iterator[Metric]:
         """What Prometheus is shown."""
         yield from self._of_pools()

@@ -24,6 +24,7 @@ ONLY_WHEN_IT_HAPPENS = {  # a service that nothing went wrong in has no sample o
     "pointsman_benchmark_results_total",
     "pointsman_benchmark_runs_total",
     "pointsman_gate_shed_total",
+    "pointsman_batching_spared_calls_total",
 }
 needs_promtool = pytest.mark.skipif(
     PROMTOOL is None, reason="promtool is in Debian's package prometheus; CI installs it"
@@ -48,6 +49,7 @@ def service(run_service, trial, tmp_path_factory):
                 "name": "auto",
                 "models": ["good", "f500"],
                 "budget": {"usd_per_request": 0.01},
+                "cache": {},
                 "slo": {"availability": 0.999, "latency_s": 20, "latency_share": 0.95, "success_quality": 0.7},
             }
         ],

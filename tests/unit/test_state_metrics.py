@@ -68,9 +68,10 @@ def test_what_is_set_aside_is_not_left_and_an_overspent_budget_has_nothing_left(
 def test_stores_and_gate_are_shown_as_they_are_now():
     store = SimpleNamespace(pending=3, healthy=True)
     log = SimpleNamespace(lag_events=7, failed_flushes=1, busy_flushes=2, rejected_events=3)
-    gate = SimpleNamespace(limit=10, in_use=4, waiting=5)
+    gate = SimpleNamespace(limit=10, in_use=4, waiting=5, pace=SimpleNamespace(busy_share=0.25))
     state = StateMetrics(store=store, store_limit=100, log=log, gate=gate)
     assert samples(state, "store_healthy") == {(): 1.0}
+    assert samples(state, "loop_busy_share") == {(): 0.25}
     store.healthy = False
     assert samples(state, "store_healthy") == {(): 0.0}
     assert samples(state, "store_pending_events") == {(): 3}
