@@ -17,6 +17,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 import numpy as np
@@ -52,6 +53,8 @@ from serving.schedule import Schedule
 from serving.settings import ServerSettings, Settings
 from serving.sqlite_store import SqliteStore
 from serving.store import StoreError
+from serving.telemetry.requests import name_request, request_middleware
+from serving.telemetry.tracing import open_tracing
 from serving.traffic.caching import Caching
 from serving.traffic.canaries import Canary
 from serving.traffic.gate import Gate
@@ -129,7 +132,9 @@ async def serve(settings: Settings) -> AsyncIterator[str]:
             await learner.change(rows)
         keep = asyncio.create_task(_housekeeping(learned, store, log, missing, server.feedback_horizon_s))
         stack.push_async_callback(_cancel, keep)
-        address = await stack.enter_async_context(_listening(handlers, metrics, server))
+        tracing = await stack.enter_async_context(open_tracing(settings.tracing, metrics.traced))
+        around = request_middleware(tracing, access=settings.logging.access, rng=random.Random())
+        address = await stack.enter_async_context(_listening(handlers, metrics, server, around))
         handlers.ready = True
         stack.enter_context(_few_collections())
         if settings.benchmarks:
@@ -252,12 +257,13 @@ def _schedule(settings: Settings, log: AnalyticalLog, metrics: Metrics, address:
 
 
 @contextlib.asynccontextmanager
-async def _listening(handlers: Handlers, metrics: Metrics, server: ServerSettings) -> AsyncIterator[str]:
-    """The HTTP server; yields host:port."""
+async def _listening(handlers: Handlers, metrics: Metrics, server: ServerSettings, around: Any) -> AsyncIterator[str]:
+    """The HTTP server, with the middleware `around` all others; yields host:port."""
     app = web.Application(
-        client_max_size=server.max_body_bytes, middlewares=[error_middleware(metrics, server.max_body_bytes)]
+        client_max_size=server.max_body_bytes, middlewares=[around, error_middleware(metrics, server.max_body_bytes)]
     )
     app.add_routes(handlers.routes())
+    app.on_response_prepare.append(name_request)
     logging.getLogger("aiohttp.server").addFilter(without_request_bytes)
     runner = web.AppRunner(
         app,

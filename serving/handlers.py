@@ -34,11 +34,12 @@ from serving.matrix import Matrix
 from serving.metrics import Metrics
 from serving.pool_handlers import PoolHandlers
 from serving.records import Caller
-from serving.request_headers import read_hints, with_fields
+from serving.request_headers import Hints, read_hints, with_fields
 from serving.routing import AnswerStream, Routing
 from serving.settings import ServerSettings
 from serving.spending_handlers import SpendingHandlers
 from serving.store import StoreError
+from serving.telemetry.about import ABOUT, About
 from serving.traffic.pool_desk import PoolDesk
 from serving.traffic.shadow import answer_text
 from serving.wire import Call, Kind, model_name, parse_body, parse_call, parse_json
@@ -143,7 +144,7 @@ class Handlers(AdminHandlers, KeyHandlers, PoolHandlers, SpendingHandlers):
             body["input"] = ""
         hints = with_fields(read_hints(request.headers), body)
         call = parse_call(kind, body, hints, self._server.max_messages)
-        decision, labels = self._routing.decide(call, Caller(principal, hints.tags), ts=time.time())
+        decision, labels = self._routing.decide(call, _caller(request, principal, hints), ts=time.time())
         _, durable = self._learner.record_decision(decision, labels)
         await durable
         return _json(
@@ -218,9 +219,10 @@ class Handlers(AdminHandlers, KeyHandlers, PoolHandlers, SpendingHandlers):
             self._entitle(principal, body)
             hints = read_hints(request.headers)
             call = parse_call(kind, body, hints, self._server.max_messages)
-            caller = Caller(principal, hints.tags)
+            caller = _caller(request, principal, hints)
             request[CALLER_HEADERS] = caller.headers
             taken = self._intake.take(call, caller, time.time())
+            caller.about.admitted(call)
             used: Outcome | None = None
             try:
                 if call.stream:
@@ -256,6 +258,7 @@ class Handlers(AdminHandlers, KeyHandlers, PoolHandlers, SpendingHandlers):
         except CallerGone:
             if request.transport is not None:
                 request.transport.abort()  # one who stopped reading would keep the connection
+            caller.about.error = "caller_went_away"
             return web.Response(), None  # to nobody
 
     async def _streamed(
@@ -282,7 +285,9 @@ class Handlers(AdminHandlers, KeyHandlers, PoolHandlers, SpendingHandlers):
         except (ServiceError, StoreError) as error:
             if response is None or isinstance(error, CallerGone):
                 raise  # nothing was passed on yet: an ordinary error response
-            await self._passed_on(response.write(b"data: " + orjson.dumps(described(error)[1]) + b"\n\n"))
+            body = described(error)[1]
+            caller.about.error = str(body["error"]["code"])
+            await self._passed_on(response.write(b"data: " + orjson.dumps(body) + b"\n\n"))
         assert response is not None  # noqa: S101 - the block above has either raised or prepared it
         assert answer is not None  # noqa: S101
         await self._passed_on(response.write_eof())
@@ -326,6 +331,10 @@ class Handlers(AdminHandlers, KeyHandlers, PoolHandlers, SpendingHandlers):
 
     def _count_feedback(self, status: str) -> None:
         self._metrics.feedback.labels(status).inc()
+
+
+def _caller(request: web.Request, principal: Principal, hints: Hints) -> Caller:
+    return Caller(principal, hints.tags, about=request.get(ABOUT) or About())
 
 
 def _json(body: Any, headers: dict[str, str] | None = None, status: int = 200) -> web.Response:

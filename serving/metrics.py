@@ -99,6 +99,7 @@ class Metrics:
             buckets=_OVERHEAD_BUCKETS,
             registry=self.registry,
         )
+        self.trace_spans = self._counter("trace_spans", "Spans of traces, by what became of them.", ("result",))
         self._series: dict[tuple[str, str], _Series] = {}
         self._shown: dict[str, tuple[str, ...]] = {}
 
@@ -127,6 +128,11 @@ class Metrics:
     def cached(self, pool: str, result: str) -> None:
         """Count a call of a pool that keeps answers: hit, shared, miss or bypassed."""
         self.cache_requests.labels(pool, result).inc()
+
+    def traced(self, result: str, spans: int) -> None:
+        """Count spans of traces: exported, rejected by the receiver, failed to reach it, dropped before."""
+        if spans:
+            self.trace_spans.labels(result).inc(spans)
 
     def watch_cache(self, pool: str, cache: Callable[[], AnswerCache]) -> None:
         """Show what a pool keeps from now on."""

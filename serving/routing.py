@@ -79,7 +79,10 @@ class Routing:
 
     def decide(self, call: Call, caller: Caller, *, ts: float) -> tuple[Decision, Labels]:
         """Which model a call goes to, and what is logged beside it."""
-        return self._steering.decide(call, caller, ts)
+        caller.about.deciding()
+        decision, labels = self._steering.decide(call, caller, ts)
+        caller.about.decided(decision)
+        return decision, labels
 
     @property
     def names(self) -> list[str]:
@@ -172,7 +175,9 @@ class Routing:
 
         attempts = Attempts(self._means, call, caller, plan, deadline_s=settings.deadline_s)
         try:
-            attempts.recorded(*self._means.learner.record_decision(decision, labels))
+            record, durable = self._means.learner.record_decision(decision, labels)
+            caller.about.logging(durable)
+            attempts.recorded(record, durable)
         except BaseException:
             attempts.abandon()
             raise

@@ -21,6 +21,7 @@ PACKAGES = (
     "serving/access",
     "serving/commands",
     "serving/providers",
+    "serving/telemetry",
     "serving/traffic",
     "evaluation",
     "evaluation/estimators",
