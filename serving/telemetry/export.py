@@ -37,7 +37,9 @@ class Exporter:
     ) -> None:
         self._settings, self._session, self._count = settings, session, count
         self._headers = {name: value.get_secret_value() for name, value in settings.headers.items()}
-        self._headers |= {"Content-Type": "application/x-protobuf", "Content-Encoding": "gzip"}
+        self._headers["Content-Type"] = "application/x-protobuf"
+        if settings.compression == "gzip":
+            self._headers["Content-Encoding"] = "gzip"
         self._waiting: list[Span] = []
         self._enough, self._closing = asyncio.Event(), asyncio.Event()
         self._failing = False
@@ -107,7 +109,8 @@ class Exporter:
         part = traces.scope_spans.add()
         part.scope.name = "pointsman"
         part.spans.extend(batch)
-        return gzip.compress(request.SerializeToString(), compresslevel=1)
+        body = request.SerializeToString()
+        return body if self._settings.compression == "none" else gzip.compress(body, compresslevel=1)
 
     async def _posted(self, body: bytes) -> tuple[str | None, float | None]:
         """Why it was not taken (None: it was), and after how many seconds to try again (None: not at all)."""

@@ -43,6 +43,9 @@ class TracingSettings(Section):
     headers: dict[HeaderName, HeaderValue] = Field(
         default_factory=dict, max_length=100, description="Headers sent to it, such as a key; treated as secrets."
     )
+    compression: Literal["none", "gzip"] = Field(
+        default="none", description="How they are sent; gzip makes them an eighth, for a seventh more CPU."
+    )
     sample_ratio: Number = Field(
         default=1.0, ge=0, le=1, description="Share of calls traced, of those whose callers do not trace themselves."
     )

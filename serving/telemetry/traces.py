@@ -11,6 +11,7 @@ import asyncio
 import random
 import time
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
@@ -28,6 +29,22 @@ __all__ = ["Trace", "Tracing"]
 Value = str | int | float | bool | None
 _OPERATIONS = {"chat/completions": "chat", "completions": "text_completion", "embeddings": "embeddings"}
 _PREFIX = "/v1/"
+_CALL = ("gen_ai.operation.name", "http.request.method", "http.route")
+_ASKED = ("gen_ai.request.model", "gen_ai.request.stream")
+_DECISION = ("pointsman.pool", "pointsman.mode", "pointsman.model")
+_ATTEMPT = (
+    "gen_ai.operation.name",
+    "gen_ai.provider.name",
+    "gen_ai.request.model",
+    "pointsman.model",
+    "pointsman.attempt",
+    "server.address",
+    "server.port",
+    "pointsman.endpoint",
+)
+_STATUS = ("http.response.status_code", "gen_ai.request.stream")
+_ANSWERED = ("gen_ai.response.model",)
+_ENDED = ("http.response.status_code", "pointsman.attempts")
 
 
 class Tracing:
@@ -55,23 +72,19 @@ class Trace:
 
     def __init__(self, tracing: Tracing, operation: str, context: TraceContext | None, method: str, path: str) -> None:
         self._exporter, self._random = tracing.exporter, tracing.rng.randbytes
-        self._operation, self._name = operation, operation
-        own_id = self._random(8)
-        self._context = context or TraceContext(self._random(16).hex(), own_id.hex(), "01")
-        self._parent_id = b"" if context is None else bytes.fromhex(context.span_id)
-        self._trace_id, self._id = bytes.fromhex(self._context.trace_id), own_id
+        self._operation = operation
         self._epoch_ns = time.time_ns() - time.perf_counter_ns()
-        self._begun = self._now()
-        self._phase: tuple[str, int] | None = ("admission", self._begun)
-        self._spans: list[Span] | None = []
-        self._attributes: dict[str, Value] = {
-            "gen_ai.operation.name": operation,
-            "http.request.method": method,
-            "http.route": path if operation != "infer" else "/v1/infer/{pool}",
-        }
-        self._attempt: tuple[bytes, int, str, dict[str, Value]] | None = None
-        self._writing: tuple[asyncio.Future[None], int] | None = None
+        self._context = context or TraceContext(self._random(16).hex(), "", "01")
+        self._trace_id, self._root_id = bytes.fromhex(self._context.trace_id), bytes.fromhex(self._context.span_id)
+        self._root = self._begun(operation, Span.SPAN_KIND_SERVER)  # below the caller's, if there is one
+        self._root_id = self._root.span_id
+        route = path if operation != "infer" else "/v1/infer/{pool}"
+        _share(self._root, _CALL, (operation, method, route))
+        self._phase: Span | None = self._begun("admission")
+        self._attempt: Span | None = None
+        self._writing: tuple[asyncio.Future[None], Span] | None = None
         self._attempts, self._cost_usd = 0, 0.0
+        self._ended: list[Span] | None = []
 
     @property
     def trace_id(self) -> str:
@@ -80,159 +93,129 @@ class Trace:
 
     def admitted(self, call: Call) -> None:
         """The call may be made."""
-        self._name = f"{self._operation} {call.model}"
-        self._attributes["gen_ai.request.model"] = call.model
-        if call.stream:
-            self._attributes["gen_ai.request.stream"] = True
+        self._root.name = f"{self._operation} {call.model}"
+        _share(self._root, _ASKED, (call.model, call.stream or None))
         self._end_phase()
 
     def deciding(self) -> None:
         """A model is about to be chosen."""
-        self._phase = ("decision", self._now())
+        self._phase = self._begun("decision")
 
     def decided(self, decision: Decision) -> None:
         """It was, or an answer was found that needs none."""
-        chosen: dict[str, Value] = {
-            "pointsman.decision_id": decision.decision_id,
-            "pointsman.pool": decision.pool,
-            "pointsman.mode": decision.mode,
-            "pointsman.model": decision.chosen,
-            "pointsman.propensity": float(decision.propensity),
-        }
-        self._attributes.update(chosen)
-        self._attributes["gen_ai.response.id"] = decision.decision_id
+        for span in (self._root, self._phase):
+            if span is not None:
+                _share(span, _DECISION, (decision.pool, decision.mode, decision.chosen))
+                _add(span, "pointsman.propensity", float(decision.propensity))
+        _add(self._root, "pointsman.decision_id", decision.decision_id)
+        _add(self._root, "gen_ai.response.id", decision.decision_id)
         if decision.mode == "cached":  # no attempt will say it
-            self._attributes["gen_ai.response.model"] = decision.chosen
-        self._end_phase(chosen)
+            _share(self._root, _ANSWERED, (decision.chosen,))
+        self._end_phase()
 
     def logging(self, durable: asyncio.Future[None]) -> None:
         """The decision is being written."""
-        self._writing = (durable, self._now())
+        self._writing = (durable, self._begun("logging"))
         durable.add_done_callback(self._written)
 
     def attempting(self, number: int, model: ModelEndpoints, endpoint: Endpoint) -> Mapping[str, str]:
         """An attempt begins; the headers that make its span the upstream's parent."""
-        own_id = self._random(8)
+        self._attempt = self._begun(f"{self._operation} {model.upstream_model}", Span.SPAN_KIND_CLIENT)
         # Kinds of endpoints beside OpenAI's say which they are; what speaks OpenAI's protocol counts as that.
         provider = getattr(model.settings, "kind", "openai")
-        attributes: dict[str, Value] = {
-            "gen_ai.operation.name": self._operation,
-            "gen_ai.provider.name": provider,
-            "gen_ai.request.model": model.upstream_model,
-            "server.address": endpoint.host,
-            "server.port": endpoint.port,
-            "pointsman.attempt": number,
-            "pointsman.model": model.name,
-            "pointsman.endpoint": endpoint.name,
-        }
-        self._attempt = (own_id, self._now(), f"{self._operation} {model.upstream_model}", attributes)
-        return self._context.headers(own_id.hex())
+        place = (endpoint.host, endpoint.port, endpoint.name)
+        _share(self._attempt, _ATTEMPT, (self._operation, provider, model.upstream_model, model.name, number, *place))
+        return self._context.headers(self._attempt.span_id.hex())
 
     def attempted(self, outcome: Outcome) -> None:
         """It has ended."""
-        if self._attempt is None:
+        span, self._attempt = self._attempt, None
+        if span is None:
             return
-        (own_id, begun, name, attributes), self._attempt = self._attempt, None
-        attributes["gen_ai.usage.input_tokens"] = outcome.input_tokens
-        attributes["gen_ai.usage.output_tokens"] = outcome.output_tokens
-        attributes["gen_ai.usage.cache_read.input_tokens"] = outcome.cached_tokens
-        attributes["http.response.status_code"] = outcome.http_status
-        attributes["pointsman.cost_usd"] = outcome.cost_usd
+        _share(span, _STATUS, (outcome.http_status, outcome.stream or None))
+        _add(span, "gen_ai.usage.input_tokens", outcome.input_tokens)
+        _add(span, "gen_ai.usage.output_tokens", outcome.output_tokens)
+        _add(span, "gen_ai.usage.cache_read.input_tokens", outcome.cached_tokens)
+        _add(span, "pointsman.cost_usd", outcome.cost_usd)
         if outcome.stream:
-            attributes["gen_ai.request.stream"] = True
-            attributes["gen_ai.response.time_to_first_chunk"] = outcome.time_to_first_token_s
+            _add(span, "gen_ai.response.time_to_first_chunk", outcome.time_to_first_token_s)
         self._attempts += 1
         self._cost_usd += outcome.cost_usd or 0.0
-        error = None
         if outcome.status == "ok":
-            self._attributes["gen_ai.response.model"] = outcome.model
+            _share(self._root, _ANSWERED, (outcome.model,))
+            self._end(span)
         else:
-            error = outcome.error or outcome.status
-        span = self._span(name, begun, self._now(), attributes, own_id=own_id, kind=Span.SPAN_KIND_CLIENT, error=error)
-        self._keep(span)
+            self._end(span, outcome.error or outcome.status)
 
     def ended(self, status: int | None, error: str | None, request_id: str) -> None:
         """The call is over: `status` is what was answered; `error` the code of what went wrong, with it or after it."""
-        fault = error is not None and (status is None or status >= 500 or status < 400)
-        self._end_phase(error=error)
+        self._end_phase(error)
         if self._writing is not None and self._writing[0].done():  # so recently that its callback is still to come
             self._written(self._writing[0])
-        self._attributes["http.response.status_code"] = status
-        self._attributes["pointsman.request_id"] = request_id
+        _share(self._root, _ENDED, (status, self._attempts or None))
+        _add(self._root, "pointsman.request_id", request_id)
         if self._attempts:
-            self._attributes["pointsman.attempts"] = self._attempts
-            self._attributes["pointsman.cost_usd"] = self._cost_usd
-        root = self._span(
-            self._name,
-            self._begun,
-            self._now(),
-            self._attributes,
-            own_id=self._id,
-            parent_id=self._parent_id,
-            kind=Span.SPAN_KIND_SERVER,
-            error=error,
-            fault=fault,
-        )
-        spans, self._spans = self._spans or [], None
-        self._exporter.put([*spans, root])
-
-    def _now(self) -> int:
-        return self._epoch_ns + time.perf_counter_ns()
-
-    def _end_phase(self, attributes: Mapping[str, Value] | None = None, error: str | None = None) -> None:
-        if self._phase is not None:
-            (name, begun), self._phase = self._phase, None
-            self._keep(self._span(name, begun, self._now(), attributes or {}, error=error))
+            _add(self._root, "pointsman.cost_usd", self._cost_usd)
+        refused = status is not None and 400 <= status < 500  # by HTTP's convention no fault of who answers
+        self._end(self._root, error, fault=not refused)
+        spans, self._ended = self._ended or [], None
+        self._exporter.put(spans)
 
     def _written(self, durable: asyncio.Future[None]) -> None:
         if self._writing is not None:
-            (_, begun), self._writing = self._writing, None
+            (_, span), self._writing = self._writing, None
             failed = not durable.cancelled() and durable.exception() is not None
-            self._keep(self._span("logging", begun, self._now(), {}, error="store_unavailable" if failed else None))
+            self._end(span, "store_unavailable" if failed else None)
 
-    def _keep(self, span: Span) -> None:
-        if self._spans is None:  # the call is over: its caller left before this came to its end
-            self._exporter.put([span])
-        else:
-            self._spans.append(span)
-
-    def _span(
-        self,
-        name: str,
-        begun: int,
-        ended: int,
-        attributes: Mapping[str, Value],
-        *,
-        own_id: bytes | None = None,
-        parent_id: bytes | None = None,
-        kind: Span.SpanKind.ValueType = Span.SPAN_KIND_INTERNAL,
-        error: str | None = None,
-        fault: bool = True,
-    ) -> Span:
-        """`fault`: whether an error is the service's own; refusing what a caller asks is none (HTTP's convention)."""
-        span = Span(
-            trace_id=self._trace_id,
-            span_id=own_id or self._random(8),
-            parent_span_id=self._id if parent_id is None else parent_id,
-            name=name,
-            kind=kind,
-            start_time_unix_nano=begun,
-            end_time_unix_nano=ended,
-        )
+    def _begun(self, name: str, kind: Span.SpanKind.ValueType = Span.SPAN_KIND_INTERNAL) -> Span:
+        span = Span()
+        span.trace_id, span.span_id, span.parent_span_id = self._trace_id, self._random(8), self._root_id
+        span.name, span.kind = name, kind
+        span.start_time_unix_nano = self._epoch_ns + time.perf_counter_ns()
         if self._context.state is not None:
             span.trace_state = self._context.state
-        add = span.attributes.add
-        for key, value in attributes.items():
-            if isinstance(value, str):
-                add(key=key).value.string_value = value
-            elif isinstance(value, bool):
-                add(key=key).value.bool_value = value
-            elif isinstance(value, int):
-                add(key=key).value.int_value = value
-            elif value is not None:
-                add(key=key).value.double_value = value
+        return span
+
+    def _end_phase(self, error: str | None = None) -> None:
+        if self._phase is not None:
+            self._end(self._phase, error)
+            self._phase = None
+
+    def _end(self, span: Span, error: str | None = None, *, fault: bool = True) -> None:
+        span.end_time_unix_nano = self._epoch_ns + time.perf_counter_ns()
         if error is not None:
-            add(key="error.type").value.string_value = error
+            _share(span, ("error.type",), (error,))
             if fault:
                 span.status.code = Status.STATUS_CODE_ERROR
-        return span
+        if self._ended is None:  # the call is over: its caller left before this came to its end
+            self._exporter.put([span])
+        else:
+            self._ended.append(span)
+
+
+def _share(span: Span, names: tuple[str, ...], values: tuple[Value, ...]) -> None:
+    """Add attributes that many spans have, as they are in messages: it takes a tenth of making each anew."""
+    span.MergeFromString(_encoded(names, values))
+
+
+@lru_cache(maxsize=4_096)
+def _encoded(names: tuple[str, ...], values: tuple[Value, ...]) -> bytes:
+    span = Span()
+    for name, value in zip(names, values, strict=True):
+        _add(span, name, value)
+    return span.SerializeToString()
+
+
+def _add(span: Span, name: str, value: Value) -> None:
+    if value is None:
+        return
+    attribute = span.attributes.add()
+    attribute.key = name
+    if isinstance(value, str):
+        attribute.value.string_value = value
+    elif isinstance(value, bool):
+        attribute.value.bool_value = value
+    elif isinstance(value, int):
+        attribute.value.int_value = value
+    else:
+        attribute.value.double_value = value
