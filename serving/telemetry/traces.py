@@ -203,7 +203,8 @@ def _encoded(names: tuple[str, ...], values: tuple[Value, ...]) -> bytes:
     span = Span()
     for name, value in zip(names, values, strict=True):
         _add(span, name, value)
-    return span.SerializeToString()
+    encoded: bytes = span.SerializeToString()
+    return encoded
 
 
 def _add(span: Span, name: str, value: Value) -> None:
