@@ -15,8 +15,9 @@ import random
 import secrets
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 import numpy as np
@@ -56,6 +57,8 @@ from serving.schedule import Schedule
 from serving.settings import ServerSettings, Settings
 from serving.sqlite_store import SqliteStore
 from serving.store import StoreError
+from serving.telemetry.requests import name_request, request_middleware
+from serving.telemetry.tracing import open_tracing
 from serving.traffic.caching import Caching
 from serving.traffic.canaries import Canary
 from serving.traffic.gate import Gate
@@ -132,21 +135,32 @@ async def serve(settings: Settings) -> AsyncIterator[str]:
             intake=_intake(settings, learned, routing, desk, steering=steering, metrics=metrics, stack=stack),
         )
         metrics.state.watch(traffic, ledger, upstreams, store=store, store_limit=settings.store.queue_limit, log=log)
-        stack.push_async_callback(_cancel, asyncio.create_task(log.run(settings.log.flush_interval_s)))
+        _beside(stack, log.run(settings.log.flush_interval_s))
         missing = MissingFeedback(_assumed(settings), desk, learner, store, server.feedback_horizon_s)
         if rows := traffic.tick(time.time()):
             await learner.change(rows)
-        keep = asyncio.create_task(_housekeeping(learned, store, log, missing, server.feedback_horizon_s))
-        stack.push_async_callback(_cancel, keep)
-        stack.push_async_callback(_cancel, asyncio.create_task(dashboard.feed.run()))
-        address = await stack.enter_async_context(_listening(handlers, metrics, server, dashboard.feed))
+        _beside(stack, _housekeeping(learned, store, log, missing, server.feedback_horizon_s))
+        _beside(stack, dashboard.feed.run())
+        around = await _around(settings, metrics, stack)
+        address = await stack.enter_async_context(_listening(handlers, metrics, server, dashboard.feed, around))
         handlers.ready = True
         stack.enter_context(_few_collections())
         if settings.benchmarks:
-            stack.push_async_callback(_cancel, asyncio.create_task(_schedule(settings, log, metrics, address).run()))
+            _beside(stack, _schedule(settings, log, metrics, address).run())
         _warn(settings)
         yield f"http://{address}"
         handlers.ready = False
+
+
+async def _around(settings: Settings, metrics: Metrics, stack: contextlib.AsyncExitStack) -> Any:
+    """The outermost middleware, with tracing where the settings have it."""
+    tracing = await stack.enter_async_context(open_tracing(settings.tracing, metrics.traced))
+    return request_middleware(tracing, access=settings.logging.access, rng=random.Random())
+
+
+def _beside(stack: contextlib.AsyncExitStack, work: Coroutine[Any, Any, None]) -> None:
+    """Do it beside the calls, until the stack is left."""
+    stack.push_async_callback(_cancel, asyncio.create_task(work))
 
 
 def _warn(settings: Settings) -> None:
@@ -287,17 +301,20 @@ def _schedule(settings: Settings, log: AnalyticalLog, metrics: Metrics, address:
 
 
 @contextlib.asynccontextmanager
-async def _listening(handlers: Handlers, metrics: Metrics, server: ServerSettings, feed: Feed) -> AsyncIterator[str]:
-    """The HTTP server; yields host:port."""
+async def _listening(
+    handlers: Handlers, metrics: Metrics, server: ServerSettings, feed: Feed, around: Any
+) -> AsyncIterator[str]:
+    """The HTTP server, with the middleware `around` all others; yields host:port."""
 
     async def let_go(_: web.Application) -> None:
         feed.close()  # a listener never ends by itself
 
     app = web.Application(
-        client_max_size=server.max_body_bytes, middlewares=[error_middleware(metrics, server.max_body_bytes)]
+        client_max_size=server.max_body_bytes, middlewares=[around, error_middleware(metrics, server.max_body_bytes)]
     )
     app.add_routes(handlers.routes())
     app.on_shutdown.append(let_go)
+    app.on_response_prepare.append(name_request)
     logging.getLogger("aiohttp.server").addFilter(without_request_bytes)
     runner = web.AppRunner(
         app,

@@ -234,6 +234,9 @@ class Attempt:
         if self._attempts.started is None:
             self._attempts.started = self.started
         self._probe = self.endpoint.breaker.begin()
+        passed_on = self._attempts.caller.about.attempting(self._number, self.model, self.endpoint)
+        if passed_on is not None:
+            self.call = replace(self.call, passed_on=passed_on)
         now = asyncio.get_running_loop().time()
         self._given_s = min(self._attempts.deadline - now, self.model.timeout_s)
         self._timeout = asyncio.timeout_at(now + self._given_s)
@@ -280,28 +283,27 @@ class Attempt:
         sent = self._sent or self.rewriter is not None
         self.endpoint.breaker.end(time.monotonic(), failed if sent else None, probe=self._probe)
         usage, estimated = self._usage(record, status)
+        outcome = Outcome(
+            decision_id=record.decision.decision_id,
+            ts=time.time(),
+            model=self.model.name,
+            status=status,
+            latency_s=max(0.0, time.perf_counter() - self.started - self.waited_s),
+            time_to_first_token_s=self._first_byte_s,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cost_usd=self.model.cost_usd(usage, answered=status == "ok", calls=self._calls),
+            attempt=self._number,
+            http_status=http_status,
+            error=error,
+            stream=self.rewriter is not None,
+            tokens_estimated=estimated,
+            endpoint=self.endpoint.name,
+            cached_tokens=usage.cached_tokens,
+        )
+        attempts.caller.about.attempted(outcome)
         try:
-            means.learner.note_outcome(
-                record,
-                Outcome(
-                    decision_id=record.decision.decision_id,
-                    ts=time.time(),
-                    model=self.model.name,
-                    status=status,
-                    latency_s=max(0.0, time.perf_counter() - self.started - self.waited_s),
-                    time_to_first_token_s=self._first_byte_s,
-                    input_tokens=usage.input_tokens,
-                    output_tokens=usage.output_tokens,
-                    cost_usd=self.model.cost_usd(usage, answered=status == "ok", calls=self._calls),
-                    attempt=self._number,
-                    http_status=http_status,
-                    error=error,
-                    stream=self.rewriter is not None,
-                    tokens_estimated=estimated,
-                    endpoint=self.endpoint.name,
-                    cached_tokens=usage.cached_tokens,
-                ),
-            )
+            means.learner.note_outcome(record, outcome)
         finally:  # in the step that booked it
             means.ledger.release(self.reservation)
 

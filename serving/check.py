@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from serving.benchmark_settings import BenchmarkSettings
 from serving.settings import ConfigError, ModelSettings, PoolSettings, Problem, Settings
@@ -105,6 +106,10 @@ def _service_rows(settings: Settings) -> Iterator[Row]:
     yield "shutdown", f"calls under way get {server.shutdown_grace_s:g} s"
     yield "store", f"synchronous {store.synchronous}, up to {store.queue_limit:,} events waiting"
     yield "snapshots", f"every {store.snapshot_every_events:,} events, {store.cache_decisions:,} decisions in memory"
+    tracing, lines = settings.tracing, settings.logging
+    yield "log lines", f"{lines.format}, from {lines.level} on" + (", every request" if lines.access else "")
+    if tracing is not None:
+        yield "traces", f"to {urlsplit(tracing.endpoint).hostname}, {tracing.sample_ratio:.4g} of the calls"
     yield "log", f"every {log.flush_interval_s:g} s, up to {log.batch_rows:,} rows"
 
 

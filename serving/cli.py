@@ -5,7 +5,6 @@ The only module that may start both the service and evaluation; each is imported
 
 from __future__ import annotations
 
-import logging
 import os
 import shlex
 import shutil
@@ -13,7 +12,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -48,6 +47,8 @@ ConfigOption = Annotated[Path, typer.Option("-c", "--config", help="The configur
 OutcomesOption = Annotated[
     Path | None, typer.Option(help="Answer from this folder of recorded outcomes; without it, a synthetic pool.")
 ]
+LogFormat = Literal["console", "json"]
+LogLevel = Literal["debug", "info", "warning", "error"]
 P95Option = Annotated[float | None, typer.Option(help="Limit of the demo's pool on p95 latency, in seconds.", min=1e-3)]
 AccuracyOption = Annotated[
     float | None, typer.Option(help="Limit of the demo's pool on accuracy.", min=0.001, max=0.999)
@@ -60,17 +61,21 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Listen here instead of server.host.")] = None,
     port: Annotated[int | None, typer.Option(help="Listen on this port instead of server.port.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Keep the stores here instead of server.data_dir.")] = None,
+    log_format: Annotated[LogFormat | None, typer.Option(help="Instead of logging.format.")] = None,
+    log_level: Annotated[LogLevel | None, typer.Option(help="Instead of logging.level.")] = None,
 ) -> None:
     """Serve the pools of a configuration until SIGINT or SIGTERM."""
     overrides = {"host": host, "port": port, "data_dir": data_dir}
     settings = _load(config, {name: value for name, value in overrides.items() if value is not None})
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     import uvloop
 
     from serving.app import run
     from serving.store import StoreError
+    from serving.telemetry.log_lines import set_up_logging
     from serving.warmstart import WarmStartUnusable
 
+    told = {"format": log_format, "level": log_level}
+    set_up_logging(settings.logging.model_copy(update={name: word for name, word in told.items() if word is not None}))
     try:
         uvloop.run(run(settings, typer.echo))
     except (OSError, StoreError, WarmStartUnusable) as error:

@@ -26,6 +26,7 @@ __all__ = ["broken_rules", "doubts", "is_loopback"]
 _MOST_MEMBERS = 256  # of a pool; more are a problem of their own
 _DEFAULT_WAIT_S, _DEFAULT_HORIZON_S = 3600.0, 7 * 86_400.0
 _TOKENS = ("jwt", "cryptography")  # likewise the extra jwt
+_TRACES = ("google.protobuf", "opentelemetry.proto")  # and the extra otel
 _EMBEDDINGS = ("wordllama", "safetensors", "tokenizers")  # what the extra of that name installs
 
 Rule = tuple[Loc, str, str | None]
@@ -44,6 +45,7 @@ def broken_rules(data: Mapping[str, Any]) -> Iterator[Rule]:
     yield from _open_only_on_loopback(data)
     yield from _distinct_keys(data)
     yield from _tokens_readable(data)
+    yield from _traces_sendable(data)
     models = dict(_names(data, "models"))
     pools = dict(_names(data, "pools"))
     yield from _distinct(models, "models")
@@ -96,6 +98,20 @@ def _tokens_readable(data: Mapping[str, Any]) -> Iterator[Rule]:
             yield ("auth", "jwt"), f"tokens need {', '.join(missing)}, not installed here", hint
         else:
             yield from _public_key_fits(auth["jwt"])
+
+
+def _traces_sendable(data: Mapping[str, Any]) -> Iterator[Rule]:
+    if isinstance(data.get("tracing"), Mapping):
+        missing = [name for name in _TRACES if not _installed(name)]
+        if missing:
+            yield ("tracing",), f"traces need {', '.join(missing)}, not installed here", "pip install 'pointsman[otel]'"
+
+
+def _installed(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # not even what it is part of
+        return False
 
 
 def _public_key_fits(entry: Any) -> Iterator[Rule]:

@@ -37,11 +37,12 @@ from serving.metrics import Metrics
 from serving.objectives import Served
 from serving.pool_handlers import PoolHandlers
 from serving.records import Caller
-from serving.request_headers import read_hints, read_timeout, with_fields
+from serving.request_headers import Hints, read_hints, read_timeout, with_fields
 from serving.routing import AnswerStream, Routing
 from serving.settings import ServerSettings
 from serving.spending_handlers import SpendingHandlers
 from serving.store import StoreError
+from serving.telemetry.about import ABOUT, About
 from serving.traffic.pool_desk import PoolDesk
 from serving.traffic.shadow import answer_text
 from serving.wire import Call, Kind, model_name, parse_body, parse_call, parse_json, parse_route
@@ -155,7 +156,7 @@ class Handlers(AdminHandlers, DashboardHandlers, KeyHandlers, PoolHandlers, Spen
             call = parse_infer(name, body, len(raw), hints)
         else:
             call = parse_route(body, hints, self._server.max_messages)
-        decision, labels = self._routing.decide(call, Caller(principal, hints.tags), ts=time.time())
+        decision, labels = self._routing.decide(call, _caller(request, principal, hints), ts=time.time())
         _, durable = self._learner.record_decision(decision, labels)
         await durable
         return _json(
@@ -238,10 +239,11 @@ class Handlers(AdminHandlers, DashboardHandlers, KeyHandlers, PoolHandlers, Spen
             else:
                 self._entitle(principal, body)
                 call = parse_call(kind, body, hints, self._server.max_messages)
-            caller = Caller(principal, hints.tags, arrived=began)
+            caller = _caller(request, principal, hints, began)
             request[CALLER_HEADERS] = caller.headers
             with self._metrics.objectives.request(call.model, arrived, call.timeout_s) as served:
                 taken = self._intake.take(call, caller, time.time())
+                caller.about.admitted(call)
                 used: Outcome | None = None
                 try:
                     if call.stream:
@@ -278,6 +280,7 @@ class Handlers(AdminHandlers, DashboardHandlers, KeyHandlers, PoolHandlers, Spen
         except CallerGone:
             if request.transport is not None:
                 request.transport.abort()  # one who stopped reading would keep the connection
+            caller.about.error = "caller_went_away"
             return web.Response(), None  # to nobody
 
     async def _streamed(
@@ -305,7 +308,9 @@ class Handlers(AdminHandlers, DashboardHandlers, KeyHandlers, PoolHandlers, Spen
         except (ServiceError, StoreError) as error:
             if response is None or isinstance(error, CallerGone):
                 raise  # nothing was passed on yet: an ordinary error response
-            await self._passed_on(response.write(b"data: " + orjson.dumps(described(error)[1]) + b"\n\n"))
+            body = described(error)[1]
+            caller.about.error = str(body["error"]["code"])
+            await self._passed_on(response.write(b"data: " + orjson.dumps(body) + b"\n\n"))
         assert response is not None  # noqa: S101 - the block above has either raised or prepared it
         assert answer is not None  # noqa: S101
         await self._passed_on(response.write_eof())
@@ -349,6 +354,10 @@ class Handlers(AdminHandlers, DashboardHandlers, KeyHandlers, PoolHandlers, Spen
 
     def _count_feedback(self, status: str) -> None:
         self._metrics.feedback.labels(status).inc()
+
+
+def _caller(request: web.Request, principal: Principal, hints: Hints, arrived: float | None = None) -> Caller:
+    return Caller(principal, hints.tags, arrived=arrived, about=request.get(ABOUT) or About())
 
 
 def _json(body: Any, headers: dict[str, str] | None = None, status: int = 200) -> web.Response:

@@ -41,6 +41,7 @@ from serving.errors import (
 from serving.log_errors import LogTooLarge, LogUnavailable
 from serving.metrics import Metrics
 from serving.store import StoreError, StoreFull
+from serving.telemetry.about import ABOUT, About
 
 __all__ = ["CALLER_HEADERS", "described", "error_middleware", "without_request_bytes"]
 
@@ -154,7 +155,9 @@ def error_middleware(metrics: Metrics, max_body_bytes: int) -> Any:
             metrics.unexpected.inc()
             status, body, headers = _plain(500, "unexpected error; the service's log says more", "internal_error")
         headers = {**request.get(CALLER_HEADERS, {}), **headers}
-        metrics.rejected.labels(code or body["error"]["code"]).inc()
+        code = code or str(body["error"]["code"])
+        metrics.rejected.labels(code).inc()
+        request.get(ABOUT, About()).error = code
         return web.Response(status=status, body=orjson.dumps(body), content_type="application/json", headers=headers)
 
     return middleware

@@ -72,6 +72,7 @@ class Metrics:
             buckets=_OVERHEAD_BUCKETS_S,
             registry=self.registry,
         )
+        self.trace_spans = self._counter("trace_spans", "Spans of traces, by what became of them.", ("result",))
 
     def count_shed(self, priority: int, why: str) -> None:
         """Count a call that the gate turned away; there are as many priorities as tiers have."""
@@ -84,6 +85,11 @@ class Metrics:
     def count_spared(self, model: str, calls: int) -> None:
         """Count the calls to a model that a batch made unnecessary."""
         self.spared.labels(model).inc(calls)
+
+    def traced(self, result: str, spans: int) -> None:
+        """Count spans of traces: exported, rejected by the receiver, failed to reach it, dropped before."""
+        if spans:
+            self.trace_spans.labels(result).inc(spans)
 
     def graded(self, record: Record, quality: float) -> None:
         """Count the first quality posted for a decision."""

@@ -19,6 +19,7 @@ from bandit.pool import Change, DriftReset
 from bandit.types import Decision, Feedback, Outcome
 from serving.admission import Principal
 from serving.store import Event
+from serving.telemetry.about import About
 
 __all__ = [
     "BenchmarkResult",
@@ -48,7 +49,8 @@ class Caller:
     """Who makes a call, and what goes with it beside the body.
 
     `session`: its hash. `deadline`, and `arrived`, from which the call's own deadline counts, are on the event loop's
-    clock, in seconds. `headers`: what any part wants to tell the caller, on answers and on errors.
+    clock, in seconds. `headers`: what any part wants to tell the caller, on answers and on errors. `about`: what its
+    log lines and its trace say of it.
     """
 
     principal: Principal
@@ -58,6 +60,7 @@ class Caller:
     deadline: float | None = None
     arrived: float | None = None
     headers: dict[str, str] = field(default_factory=dict)
+    about: About = field(default_factory=About)
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,8 +82,9 @@ class Routing:
 
     def decide(self, call: Call, caller: Caller, *, ts: float) -> tuple[Decision, Labels]:
         """Which model a call goes to, and what is logged beside it: of the chain stated, where its pool is out."""
+        caller.about.deciding()
         try:
-            return self._steering.decide(call, caller, ts)
+            decision, labels = self._steering.decide(call, caller, ts)
         except NothingAvailable:
             stated = self._failures.get(call.model, self._default).fallbacks or ()
             upstreams = self._means.upstreams
@@ -92,7 +93,9 @@ class Routing:
             if not able:
                 raise
             rested = [name for name in able if upstreams.rested(name)]
-            return self._steering.outside(call, caller, ts, (rested or able)[0])
+            decision, labels = self._steering.outside(call, caller, ts, (rested or able)[0])
+        caller.about.decided(decision)
+        return decision, labels
 
     @property
     def names(self) -> list[str]:
@@ -189,7 +192,9 @@ class Routing:
 
         attempts = Attempts(self._means, call, caller, plan, deadline_s=settings.deadline_s)
         try:
-            attempts.recorded(*self._means.learner.record_decision(decision, labels))
+            record, durable = self._means.learner.record_decision(decision, labels)
+            caller.about.logging(durable)
+            attempts.recorded(record, durable)
         except BaseException:
             attempts.abandon()
             raise

@@ -32,6 +32,7 @@ from serving.dashboard.settings import DashboardSettings
 from serving.failure_settings import FailureSettings
 from serving.model_settings import ModelSettings
 from serving.pool_settings import PoolSettings
+from serving.telemetry.settings import LoggingSettings, TracingSettings
 from serving.traffic.overload_settings import OverloadSettings
 
 __all__ = ["AuthSettings", "ConfigError", "ModelSettings", "PoolSettings", "Problem", "Settings", "load_settings"]
@@ -197,6 +198,12 @@ class Settings(Section):
         default_factory=DashboardSettings, description="The page at /dashboard and its live feed."
     )
     log: Annotated[LogSettings, OrDefaults] = Field(default_factory=LogSettings, description="The analytical log.")
+    logging: Annotated[LoggingSettings, OrDefaults] = Field(
+        default_factory=LoggingSettings, description="The service's log, on standard error."
+    )
+    tracing: TracingSettings | None = Field(
+        default=None, description="Where traces of calls go; without it there are none."
+    )
     models: tuple[ModelSettings, ...] = Field(min_length=1, max_length=1000, description="The models.")
     pools: tuple[PoolSettings, ...] = Field(min_length=1, max_length=1000, description="The pools.")
     benchmarks: Annotated[tuple[BenchmarkSettings, ...], BeforeValidator(lambda v: () if v is None else v)] = Field(

@@ -64,6 +64,7 @@ class Endpoint:
         self._provider, self._upstream_model = provider, model.upstream_model
         self._timeout_s, self._most = model.timeout_s, model.max_concurrent
         self._max_response_bytes, self._base = max_response_bytes, place.url
+        self.host, self.port = URL(place.url).host, URL(place.url).port
         self._idle = asyncio.Event()
         self._idle.set()
         self._urls: dict[str, URL] = {}
@@ -170,7 +171,11 @@ class Endpoint:
         """A response whose status is 200."""
         path = self._provider.path(call, self._upstream_model)
         url = self._urls.get(path) or self._urls.setdefault(path, URL(f"{self._base}{path}"))
-        response = await self._session.post(url, data=body, headers=self._headers, allow_redirects=False)
+        headers = self._headers
+        if call.passed_on is not None:
+            headers = headers.copy()
+            headers.update(call.passed_on)
+        response = await self._session.post(url, data=body, headers=headers, allow_redirects=False)
         if response.status != 200:
             async with response:
                 await self._refuse(response)

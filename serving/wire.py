@@ -44,6 +44,7 @@ class Call:
 
     `session` is the caller's own name for it. `in_tool_loop`: the last message is a tool's result. `worst_input_tokens`
     bounds the input's tokens, `max_output_tokens` the output's of all choices (None: the caller set no bound).
+    `passed_on`: headers that go upstream with it.
     """
 
     kind: Kind
@@ -59,6 +60,7 @@ class Call:
     max_output_tokens: int | None = None
     timeout_s: float | None = None
     cache_control: str | None = None
+    passed_on: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

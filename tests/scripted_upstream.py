@@ -40,6 +40,7 @@ class Scripted:
         self.rest: dict[str, str] = {}
         self.arrived: dict[str, list[float]] = defaultdict(list)
         self.gone: dict[str, int] = defaultdict(int)
+        self.headers: dict[str, list[dict[str, str]]] = defaultdict(list)
         self.app = web.Application()
         self.app.router.add_post("/{name}/v1/{tail:.*}", self.answer)
 
@@ -55,6 +56,7 @@ class Scripted:
     async def answer(self, request):
         name = request.match_info["name"]
         self.arrived[name].append(time.monotonic())
+        self.headers[name].append(dict(request.headers))
         asked = await request.json()
         plan = self.plans[name]
         what = plan.popleft() if plan else self.rest.get(name, "ok")

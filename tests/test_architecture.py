@@ -22,6 +22,7 @@ PACKAGES = (
     "serving/commands",
     "serving/dashboard",
     "serving/providers",
+    "serving/telemetry",
     "serving/traffic",
     "evaluation",
     "evaluation/estimators",

@@ -254,7 +254,9 @@ class Caching:
         decision_id = self._learner.ids.new(ts)
         decision = unlearned(call, decision_id, ts, (stored.model,), one > 0.0, one, 0, "cached")
         labels = replace(request.labels, origin=stored.origin)
+        request.caller.about.decided(decision)
         record, durable = self._learner.record_decision(decision, labels)
+        request.caller.about.logging(durable)
         outcome = Outcome(
             decision_id=decision_id,
             ts=ts,
