@@ -36,6 +36,10 @@ from serving.admission import Admission
 from serving.analytics import AnalyticalLog
 from serving.attempts import Means
 from serving.benchmarks import BenchmarkDesk
+from serving.dashboard.feed import Feed, Views
+from serving.dashboard.handlers import Dashboard
+from serving.dashboard.live import Live
+from serving.dashboard.why import Decisions
 from serving.feedback import FeedbackDesk, RewardItem
 from serving.handlers import Handlers
 from serving.http_errors import error_middleware, without_request_bytes
@@ -102,6 +106,9 @@ async def serve(settings: Settings) -> AsyncIterator[str]:
         )
         failures = {pool.name: pool.failures for pool in settings.pools if pool.failures is not None}
         routing = Routing(means, steering, failures, settings.failures, traffic.usable)
+        breakers = functools.partial(_breakers, upstreams)
+        pool_desk, budget_desk = PoolDesk(learner, traffic, breakers), BudgetDesk(ledger, learner)
+        dashboard = _dashboard(settings, learned, Views(learned.live, learner, pool_desk, budget_desk, breakers), store)
         webhooks = await stack.enter_async_context(_webhooks(settings))
         ledger.notify = webhooks.put
         handlers = Handlers(
@@ -117,9 +124,10 @@ async def serve(settings: Settings) -> AsyncIterator[str]:
             benchmarks=BenchmarkDesk(learner, store, metrics),
             matrix=Matrix(learner, log),
             export=LogExport(log, server.data_dir),
-            pools=PoolDesk(learner, traffic, lambda name: _breakers(upstreams, name)),
-            budgets=BudgetDesk(ledger, learner),
+            pools=pool_desk,
+            budgets=budget_desk,
             usage=Usage(log, store, most_rows=settings.metering.usage_rows),
+            dashboard=dashboard,
             learner=learner,
             metrics=metrics,
             intake=_intake(settings, learned, routing, desk, steering=steering, metrics=metrics, stack=stack),
@@ -131,7 +139,8 @@ async def serve(settings: Settings) -> AsyncIterator[str]:
             await learner.change(rows)
         keep = asyncio.create_task(_housekeeping(learned, store, log, missing, server.feedback_horizon_s))
         stack.push_async_callback(_cancel, keep)
-        address = await stack.enter_async_context(_listening(handlers, metrics, server))
+        stack.push_async_callback(_cancel, asyncio.create_task(dashboard.feed.run()))
+        address = await stack.enter_async_context(_listening(handlers, metrics, server, dashboard.feed))
         handlers.ready = True
         stack.enter_context(_few_collections())
         if settings.benchmarks:
@@ -151,6 +160,7 @@ class _Learned:
     tiers: Tiers
     traffic: Traffic
     ledger: Ledger
+    live: Live
 
 
 def _learned(settings: Settings, store: SqliteStore, metrics: Metrics) -> _Learned:
@@ -160,6 +170,7 @@ def _learned(settings: Settings, store: SqliteStore, metrics: Metrics) -> _Learn
     ring = KeyRing(settings.auth.keys if settings.auth is not None else ())
     traffic = Traffic(settings.pools, {pool.name: Canary(pools[pool.name], pool.canary) for pool in settings.pools})
     ledger = Ledger(settings.budgets, max_counters=settings.metering.max_counters)
+    live = Live(pools)
     learner = Learner(
         pools,
         {pool.name: np.random.default_rng(pool.policy.seed) for pool in settings.pools},
@@ -168,12 +179,13 @@ def _learned(settings: Settings, store: SqliteStore, metrics: Metrics) -> _Learn
         cache_decisions=settings.store.cache_decisions,
         snapshot_every_events=settings.store.snapshot_every_events,
         roster=Roster(settings.models, {pool.name: pool.models for pool in settings.pools}, os.environ),
-        folds=(ring, traffic, ledger),
+        folds=(ring, traffic, ledger, live),
+        witness=live.witness,
     )
     started = time.perf_counter()
     replayed = learner.recover()
     _log.info("replayed %d events in %.2f s", replayed, time.perf_counter() - started)
-    return _Learned(learner, ring, Tiers(settings.tiers, ring.allowed), traffic, ledger)
+    return _Learned(learner, ring, Tiers(settings.tiers, ring.allowed), traffic, ledger, live)
 
 
 def _intake(
@@ -209,6 +221,14 @@ def _intake(
         clock=time.monotonic,
     )
     return Intake(gate, rates, learned.ledger, shadows, caching)
+
+
+def _dashboard(settings: Settings, learned: _Learned, views: Views, store: SqliteStore) -> Dashboard:
+    """The page's parts, with the last decisions of an earlier life."""
+    decisions = Decisions(learned.live, learned.learner, store, settings.server.feedback_horizon_s)
+    decisions.preload()
+    feed = Feed(views, settings.dashboard.max_listeners)
+    return Dashboard(learned.live, feed, decisions, open=settings.auth is None)
 
 
 @contextlib.asynccontextmanager
@@ -254,12 +274,17 @@ def _schedule(settings: Settings, log: AnalyticalLog, metrics: Metrics, address:
 
 
 @contextlib.asynccontextmanager
-async def _listening(handlers: Handlers, metrics: Metrics, server: ServerSettings) -> AsyncIterator[str]:
+async def _listening(handlers: Handlers, metrics: Metrics, server: ServerSettings, feed: Feed) -> AsyncIterator[str]:
     """The HTTP server; yields host:port."""
+
+    async def let_go(_: web.Application) -> None:
+        feed.close()  # a listener never ends by itself
+
     app = web.Application(
         client_max_size=server.max_body_bytes, middlewares=[error_middleware(metrics, server.max_body_bytes)]
     )
     app.add_routes(handlers.routes())
+    app.on_shutdown.append(let_go)
     logging.getLogger("aiohttp.server").addFilter(without_request_bytes)
     runner = web.AppRunner(
         app,

@@ -23,6 +23,7 @@ from serving.admin_handlers import AdminHandlers
 from serving.admin_keys import KeyDesk
 from serving.admission import Admission, Principal
 from serving.benchmarks import BenchmarkDesk
+from serving.dashboard.handlers import Dashboard, DashboardHandlers
 from serving.errors import CallerGone, InvalidRequest, ServiceError, Unavailable, UnknownModel
 from serving.feedback import FeedbackDesk, parse_outcome, parse_rewards
 from serving.http_errors import CALLER_HEADERS, described
@@ -52,7 +53,7 @@ __all__ = ["Handlers"]
 _CHUNK_BYTES = 1 << 18
 
 
-class Handlers(AdminHandlers, KeyHandlers, PoolHandlers, SpendingHandlers):
+class Handlers(AdminHandlers, DashboardHandlers, KeyHandlers, PoolHandlers, SpendingHandlers):
     """All routes of the service, over the parts that `app` put together."""
 
     def __init__(
@@ -71,6 +72,7 @@ class Handlers(AdminHandlers, KeyHandlers, PoolHandlers, SpendingHandlers):
         pools: PoolDesk,
         budgets: BudgetDesk,
         usage: Usage,
+        dashboard: Dashboard,
         learner: Learner,
         metrics: Metrics,
         intake: Intake,
@@ -81,7 +83,7 @@ class Handlers(AdminHandlers, KeyHandlers, PoolHandlers, SpendingHandlers):
         self._learner, self._metrics = learner, metrics
         self._keys, self._tiers = keys, tiers
         self._pools, self._budgets, self._usage = pools, budgets, usage
-        self._intake = intake
+        self._dashboard, self._intake = dashboard, intake
         self._started_at = int(time.time())
         self.ready = False
 
@@ -103,6 +105,7 @@ class Handlers(AdminHandlers, KeyHandlers, PoolHandlers, SpendingHandlers):
             *self.key_routes(),
             *self.spending_routes(),
             *self.pool_routes(),
+            *self.dashboard_routes(),
         ]
 
     async def chat(self, request: web.Request) -> web.StreamResponse:

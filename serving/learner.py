@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from weakref import WeakValueDictionary
 
@@ -64,6 +64,7 @@ class Learner:
         snapshot_every_events: int,
         roster: Roster | None = None,
         folds: Sequence[Fold] = (),
+        witness: Callable[[Event], None] | None = None,
     ) -> None:
         self.pools = dict(pools)
         self.roster = roster or Roster((), {name: pool.names for name, pool in pools.items()}, {})
@@ -72,6 +73,7 @@ class Learner:
         self._store = store
         self._metrics = metrics
         self._folds = {part.subject: part for part in folds}
+        self._witness = witness or (lambda _: None)  # of events that are no decision's, replayed or new
         self._cache_decisions = cache_decisions
         self._snapshot_every = snapshot_every_events
         # By pool: (ts, seq) of the last outcome whose missing feedback has been dealt with (`serving.imputation`).
@@ -167,8 +169,10 @@ class Learner:
     def change(self, rows: Sequence[ChangeRow]) -> asyncio.Future[None]:
         """Log changes of folded state, all or none, and make them; the future resolves once they are durable."""
         self._check_healthy()
-        durable = self._store.append([change_event(row) for row in rows])
-        for row in rows:
+        events = [change_event(row) for row in rows]
+        durable = self._store.append(events)
+        for event, row in zip(events, rows, strict=True):
+            self._witness(event)
             self._apply_change(row)
         self._snapshot_if_due()
         return durable
@@ -186,6 +190,7 @@ class Learner:
         self._check_healthy()
         durable = self._store.append(events)
         for event in events:
+            self._witness(event)
             self.roster.apply(event.kind, orjson.loads(event.payload), self.pools)
         for pool in self.pools.values():
             self._metrics.filter_states(pool)
@@ -277,6 +282,8 @@ class Learner:
             self._replay_of_no_decision(event)
 
     def _replay_of_no_decision(self, event: Event) -> None:
+        if event.kind != "benchmark_result":
+            self._witness(event)
         if event.kind == "benchmark_result":
             self._learn_benchmark(event)
         elif event.kind == "change":
@@ -314,9 +321,11 @@ class Learner:
     def _make(self, rows: Sequence[ChangeRow]) -> None:
         """Log and make what a part proposed; nobody waits for it."""
         if rows:
-            self._store.append_nowait([change_event(row) for row in rows])
-            for row in rows:
-                _log.info("changed: %s", change_event(row).payload.decode())
+            events = [change_event(row) for row in rows]
+            self._store.append_nowait(events)
+            for event, row in zip(events, rows, strict=True):
+                _log.info("changed: %s", event.payload.decode())
+                self._witness(event)
                 self._apply_change(row)
 
     def _apply_outcome(self, record: Record, outcome: Outcome, *, replay: bool = False) -> list[Change]:
@@ -364,6 +373,7 @@ class Learner:
             events = [filter_event(pool.name, pool.names, change) for change in changes]
             for event in events:
                 _log.info("standing changed: %s", event.payload.decode())
+                self._witness(event)
             self._store.append_nowait(events)
 
     def _append(self, event: Event) -> asyncio.Future[None]:

@@ -28,6 +28,7 @@ from serving.config_values import (
     Section,
     reject,
 )
+from serving.dashboard.settings import DashboardSettings
 from serving.failure_settings import FailureSettings
 from serving.model_settings import ModelSettings
 from serving.pool_settings import PoolSettings
@@ -191,6 +192,9 @@ class Settings(Section):
     )
     overload: Annotated[OverloadSettings, OrDefaults] = Field(
         default_factory=OverloadSettings, description="How many calls run at a time, and who waits."
+    )
+    dashboard: Annotated[DashboardSettings, OrDefaults] = Field(
+        default_factory=DashboardSettings, description="The page at /dashboard and its live feed."
     )
     log: Annotated[LogSettings, OrDefaults] = Field(default_factory=LogSettings, description="The analytical log.")
     models: tuple[ModelSettings, ...] = Field(min_length=1, max_length=1000, description="The models.")

@@ -20,6 +20,7 @@ PACKAGES = (
     "serving",
     "serving/access",
     "serving/commands",
+    "serving/dashboard",
     "serving/providers",
     "serving/traffic",
     "evaluation",
