@@ -15,7 +15,7 @@ import random
 import secrets
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import aiohttp
@@ -42,6 +42,7 @@ from serving.dashboard.live import Live
 from serving.dashboard.why import Decisions
 from serving.feedback import FeedbackDesk, RewardItem
 from serving.handlers import Handlers
+from serving.history import History
 from serving.http_errors import error_middleware, without_request_bytes
 from serving.imputation import MissingFeedback
 from serving.intake import Intake
@@ -49,6 +50,7 @@ from serving.learner import Learner
 from serving.log_export import LogExport
 from serving.matrix import Matrix
 from serving.metrics import Metrics
+from serving.operator_desk import OperatorDesk
 from serving.pools import start_pool
 from serving.roster import Roster
 from serving.routing import Routing
@@ -58,6 +60,7 @@ from serving.sqlite_store import SqliteStore
 from serving.store import StoreError
 from serving.traffic.caching import Caching
 from serving.traffic.canaries import Canary
+from serving.traffic.drain import Drain
 from serving.traffic.gate import Gate
 from serving.traffic.pool_desk import PoolDesk
 from serving.traffic.sessions import installation_key
@@ -111,15 +114,14 @@ async def serve(settings: Settings) -> AsyncIterator[str]:
         dashboard = _dashboard(settings, learned, Views(learned.live, learner, pool_desk, budget_desk, breakers), store)
         webhooks = await stack.enter_async_context(_webhooks(settings))
         ledger.notify = webhooks.put
+        intake = _intake(settings, learned, routing, desk, steering=steering, metrics=metrics, stack=stack)
         handlers = Handlers(
             server,
             admission,
             routing,
             desk,
             admin=AdminDesk(learner, upstreams, os.environ),
-            keys=KeyDesk(
-                settings.auth, settings.tiers, learned.ring, learner, known=lambda: routing.names, clock=time.time
-            ),
+            keys=_key_desk(settings, learned, lambda: routing.names),
             tiers=learned.tiers,
             benchmarks=BenchmarkDesk(learner, store, metrics),
             matrix=Matrix(learner, log),
@@ -128,16 +130,17 @@ async def serve(settings: Settings) -> AsyncIterator[str]:
             budgets=budget_desk,
             usage=Usage(log, store, most_rows=settings.metering.usage_rows),
             dashboard=dashboard,
+            operator=OperatorDesk(lambda: settings, learner, traffic, ledger),
+            history=History(log, store),
+            drain=Drain(learner, lambda: intake.gate.in_use),
             learner=learner,
             metrics=metrics,
-            intake=_intake(settings, learned, routing, desk, steering=steering, metrics=metrics, stack=stack),
+            intake=intake,
         )
         _watch(metrics, store, log)
         stack.push_async_callback(_cancel, asyncio.create_task(log.run(settings.log.flush_interval_s)))
         missing = MissingFeedback(_assumed(settings), desk, learner, store, server.feedback_horizon_s)
-        if rows := traffic.tick(time.time()):
-            await learner.change(rows)
-        keep = asyncio.create_task(_housekeeping(learned, store, log, missing, server.feedback_horizon_s))
+        keep = await _kept_tidy(learned, store, log, missing, server.feedback_horizon_s)
         stack.push_async_callback(_cancel, keep)
         stack.push_async_callback(_cancel, asyncio.create_task(dashboard.feed.run()))
         address = await stack.enter_async_context(_listening(handlers, metrics, server, dashboard.feed))
@@ -145,10 +148,14 @@ async def serve(settings: Settings) -> AsyncIterator[str]:
         stack.enter_context(_few_collections())
         if settings.benchmarks:
             stack.push_async_callback(_cancel, asyncio.create_task(_schedule(settings, log, metrics, address).run()))
-        for warning in settings.warnings:
-            _log.warning("%s: %s", warning.path, warning.message)
+        _warn(settings)
         yield f"http://{address}"
         handlers.ready = False
+
+
+def _warn(settings: Settings) -> None:
+    for warning in settings.warnings:
+        _log.warning("%s: %s", warning.path, warning.message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +228,10 @@ def _intake(
         clock=time.monotonic,
     )
     return Intake(gate, rates, learned.ledger, shadows, caching)
+
+
+def _key_desk(settings: Settings, learned: _Learned, known: Callable[[], Collection[str]]) -> KeyDesk:
+    return KeyDesk(settings.auth, settings.tiers, learned.ring, learned.learner, known=known, clock=time.time)
 
 
 def _dashboard(settings: Settings, learned: _Learned, views: Views, store: SqliteStore) -> Dashboard:
@@ -322,6 +333,15 @@ def _assumed(settings: Settings) -> dict[str, tuple[float, float]]:
         for pool in settings.pools
         if pool.feedback.missing != "ignore"
     }
+
+
+async def _kept_tidy(
+    learned: _Learned, store: SqliteStore, log: AnalyticalLog, missing: MissingFeedback, horizon_s: float
+) -> asyncio.Task[None]:
+    """Housekeeping as a task, after what has come due while the service was down."""
+    if rows := learned.traffic.tick(time.time()):
+        await learned.learner.change(rows)
+    return asyncio.create_task(_housekeeping(learned, store, log, missing, horizon_s))
 
 
 async def _housekeeping(

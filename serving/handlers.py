@@ -26,6 +26,7 @@ from serving.benchmarks import BenchmarkDesk
 from serving.dashboard.handlers import Dashboard, DashboardHandlers
 from serving.errors import CallerGone, InvalidRequest, ServiceError, Unavailable, UnknownModel
 from serving.feedback import FeedbackDesk, parse_outcome, parse_rewards
+from serving.history import History
 from serving.http_errors import CALLER_HEADERS, described
 from serving.infer_body import parse_infer
 from serving.intake import Intake
@@ -34,6 +35,8 @@ from serving.learner import Learner
 from serving.log_export import LogExport
 from serving.matrix import Matrix
 from serving.metrics import Metrics
+from serving.operator_desk import OperatorDesk
+from serving.operator_handlers import OperatorHandlers
 from serving.pool_handlers import PoolHandlers
 from serving.records import Caller
 from serving.request_headers import read_hints, with_fields
@@ -41,6 +44,7 @@ from serving.routing import AnswerStream, Routing
 from serving.settings import ServerSettings
 from serving.spending_handlers import SpendingHandlers
 from serving.store import StoreError
+from serving.traffic.drain import Drain
 from serving.traffic.pool_desk import PoolDesk
 from serving.traffic.shadow import answer_text
 from serving.wire import Call, Kind, model_name, parse_body, parse_call, parse_json, parse_route
@@ -53,7 +57,7 @@ __all__ = ["Handlers"]
 _CHUNK_BYTES = 1 << 18
 
 
-class Handlers(AdminHandlers, DashboardHandlers, KeyHandlers, PoolHandlers, SpendingHandlers):
+class Handlers(AdminHandlers, DashboardHandlers, KeyHandlers, OperatorHandlers, PoolHandlers, SpendingHandlers):
     """All routes of the service, over the parts that `app` put together."""
 
     def __init__(
@@ -73,6 +77,9 @@ class Handlers(AdminHandlers, DashboardHandlers, KeyHandlers, PoolHandlers, Spen
         budgets: BudgetDesk,
         usage: Usage,
         dashboard: Dashboard,
+        history: History,
+        operator: OperatorDesk,
+        drain: Drain,
         learner: Learner,
         metrics: Metrics,
         intake: Intake,
@@ -84,6 +91,7 @@ class Handlers(AdminHandlers, DashboardHandlers, KeyHandlers, PoolHandlers, Spen
         self._keys, self._tiers = keys, tiers
         self._pools, self._budgets, self._usage = pools, budgets, usage
         self._dashboard, self._intake = dashboard, intake
+        self._history, self._operator, self._drain = history, operator, drain
         self._started_at = int(time.time())
         self.ready = False
 
@@ -103,6 +111,7 @@ class Handlers(AdminHandlers, DashboardHandlers, KeyHandlers, PoolHandlers, Spen
             web.get("/metrics", self.metrics),
             *self.admin_routes(),
             *self.key_routes(),
+            *self.operator_routes(),
             *self.spending_routes(),
             *self.pool_routes(),
             *self.dashboard_routes(),
@@ -143,6 +152,7 @@ class Handlers(AdminHandlers, DashboardHandlers, KeyHandlers, PoolHandlers, Spen
     async def route(self, request: web.Request) -> web.Response:
         """`POST /v1/route`: a decision for a call that the caller makes itself."""
         principal = await self._admit(request)
+        self._drain.check()
         raw = await self._read(request)
         body = parse_body(raw)
         self._entitle(principal, body)
@@ -210,8 +220,9 @@ class Handlers(AdminHandlers, DashboardHandlers, KeyHandlers, PoolHandlers, Spen
         return _json({"status": "ok"})
 
     async def readyz(self, request: web.Request) -> web.Response:
-        """`GET /readyz`: calls are taken; 503 while starting, stopping, or without a working store."""
+        """`GET /readyz`: calls are taken; 503 while starting, draining, stopping, or without a working store."""
         await self._admit_operator(request)
+        self._drain.check()
         if not self.ready or not self._learner.healthy:
             raise Unavailable("starting, stopping, or the operational store has failed")
         return _json({"status": "ready"})
@@ -224,6 +235,7 @@ class Handlers(AdminHandlers, DashboardHandlers, KeyHandlers, PoolHandlers, Spen
     async def _infer(self, request: web.Request, kind: Kind) -> web.StreamResponse:
         arrived = time.perf_counter()
         principal = await self._admit(request)
+        self._drain.check()
         async with self._intake.gate.entered(self._tiers.priority(principal)):
             raw = await self._read(request)
             body, hints = parse_body(raw), read_hints(request.headers)

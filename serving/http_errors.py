@@ -41,6 +41,7 @@ from serving.errors import (
 from serving.log_errors import LogTooLarge, LogUnavailable
 from serving.metrics import Metrics
 from serving.store import StoreError, StoreFull
+from serving.traffic.drain import Draining
 
 __all__ = ["CALLER_HEADERS", "described", "error_middleware", "without_request_bytes"]
 
@@ -70,6 +71,7 @@ _STATUSES: tuple[tuple[type[Exception], int, str, str | None], ...] = (
     (LogTooLarge, 413, "invalid_request_error", "log_too_large"),
     (LogUnavailable, 503, "service_unavailable_error", "log_unavailable"),
     (NothingFeasible, 503, "service_unavailable_error", "no_feasible_model"),
+    (Draining, 503, "service_unavailable_error", "draining"),
     (StoreFull, 503, "service_unavailable_error", "overloaded"),
     (Unavailable, 503, "service_unavailable_error", "unavailable"),
     (StoreError, 503, "service_unavailable_error", "store_unavailable"),
