@@ -85,11 +85,7 @@ async def serve(settings: Settings) -> AsyncIterator[str]:
     server.data_dir.mkdir(parents=True, exist_ok=True)
     async with contextlib.AsyncExitStack() as stack:
         metrics = Metrics()
-        store = SqliteStore(
-            server.data_dir / "router.sqlite",
-            synchronous=settings.store.synchronous,
-            queue_limit=settings.store.queue_limit,
-        )
+        store = _store(settings)
         stack.push_async_callback(store.close)
         log = AnalyticalLog(server.data_dir / "log.duckdb", store, batch_events=settings.log.batch_rows)
         stack.push_async_callback(log.close)
@@ -168,6 +164,11 @@ class _Learned:
     traffic: Traffic
     ledger: Ledger
     live: Live
+
+
+def _store(settings: Settings) -> SqliteStore:
+    path, chosen = settings.server.data_dir / "router.sqlite", settings.store
+    return SqliteStore(path, synchronous=chosen.synchronous, queue_limit=chosen.queue_limit)
 
 
 def _learned(settings: Settings, store: SqliteStore, metrics: Metrics) -> _Learned:

@@ -22,6 +22,7 @@ from serving.admin import AdminDesk
 from serving.admin_handlers import AdminHandlers
 from serving.admin_keys import KeyDesk
 from serving.admission import Admission, Principal
+from serving.api.handlers import ApiHandlers
 from serving.benchmarks import BenchmarkDesk
 from serving.dashboard.handlers import Dashboard, DashboardHandlers
 from serving.errors import CallerGone, InvalidRequest, ServiceError, Unavailable, UnknownModel
@@ -57,7 +58,9 @@ __all__ = ["Handlers"]
 _CHUNK_BYTES = 1 << 18
 
 
-class Handlers(AdminHandlers, DashboardHandlers, KeyHandlers, OperatorHandlers, PoolHandlers, SpendingHandlers):
+class Handlers(
+    AdminHandlers, ApiHandlers, DashboardHandlers, KeyHandlers, OperatorHandlers, PoolHandlers, SpendingHandlers
+):
     """All routes of the service, over the parts that `app` put together."""
 
     def __init__(
@@ -109,6 +112,7 @@ class Handlers(AdminHandlers, DashboardHandlers, KeyHandlers, OperatorHandlers, 
             web.get("/healthz", self.healthz),
             web.get("/readyz", self.readyz),
             web.get("/metrics", self.metrics),
+            *self.api_routes(),
             *self.admin_routes(),
             *self.key_routes(),
             *self.operator_routes(),

@@ -43,7 +43,7 @@ from serving.metrics import Metrics
 from serving.store import StoreError, StoreFull
 from serving.traffic.drain import Draining
 
-__all__ = ["CALLER_HEADERS", "described", "error_middleware", "without_request_bytes"]
+__all__ = ["CALLER_HEADERS", "codes_by_status", "described", "error_middleware", "without_request_bytes"]
 
 CALLER_HEADERS = "pointsman.headers"  # where a request keeps what its caller is to be told, with an error too
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -78,6 +78,15 @@ _STATUSES: tuple[tuple[type[Exception], int, str, str | None], ...] = (
     (UpstreamTimeout, 504, "upstream_error", None),
     (UpstreamError, 502, "upstream_error", None),
 )
+
+
+def codes_by_status() -> dict[int, list[str]]:
+    """By status: the codes that errors of one code have; those that have several name theirs themselves."""
+    found: dict[int, list[str]] = {}
+    for _, status, _, code in _STATUSES:
+        if code is not None and code not in found.setdefault(status, []):
+            found[status].append(code)
+    return found
 
 
 def described(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:

@@ -50,8 +50,8 @@ CLOSED = [
     ("GET", "/admin/decisions"),
     ("GET", "/admin/decisions/{id:.+}"),
 ]
-OPEN = [("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics"), ("GET", "/dashboard")]
-OPEN_FILES = [("GET", "/dashboard/{file}")]  # the page's scripts and styles, which hold no data
+OPEN = [("GET", path) for path in ("/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/dashboard")]
+OPEN_FILES = [("GET", "/dashboard/{file}"), ("GET", "/docs/{file}")]  # the pages' scripts and styles, without data
 WRONG = [
     None,
     "",
