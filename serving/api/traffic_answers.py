@@ -88,9 +88,9 @@ class CanaryState(Told):
     share: float
     steps: list[float]
     compare_to: str | None
-    held: bool
+    held: str | None
     kept_out: bool
-    needs: Any
+    needs: list[str]
     guardrails: list[Values]
     evidence: Values
     history: list[Values]
@@ -157,7 +157,7 @@ class DrainState(Told):
 
 
 class EventEntry(Told):
-    """An event. A change has `subject`, `what`, `before` and `after`; a filter its figures; a breaker its state, `to`."""
+    """An event. A change has `subject`, `what`, `before`, `after`; a filter its figures; a breaker its state `to`."""
 
     seq: int
     ts: float

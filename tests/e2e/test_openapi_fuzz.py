@@ -7,6 +7,7 @@ An open run, with other requests each time: `POINTSMAN_FUZZ_EXAMPLES=300 pytest 
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections import Counter
 
@@ -64,7 +65,7 @@ def service(run_service, upstream, tmp_path_factory):
     }
     with run_service(config, tmp_path_factory.mktemp("fuzz")) as service:
         yield service
-        print(f"\n{sum(counts.values())} requests: {dict(sorted(counts.items()))}")
+        sys.stdout.write(f"\n{sum(counts.values())} requests: {dict(sorted(counts.items()))}\n")
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+from types import SimpleNamespace
 
 import duckdb
 import numpy as np
 import pytest
+import requests
+from api_document import told
 
 ADMIN_KEY, KEY = "admins-key-12", "callers-key-1"
 ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
@@ -42,6 +45,7 @@ async def ask(http, service, method, path, body=None, *, status=200, headers=ADM
     async with http.request(method, service.url + path, json=body, headers=headers) as response:
         answer = await response.json()
         assert response.status == status, answer
+        assert told(method, path, status, answer) == []
         return answer
 
 
@@ -87,19 +91,19 @@ async def make_every_change(http, service, trial):
 async def test_every_change_is_on_record_and_outlives_the_service(config, run_service, trial, http, tmp_path):
     with run_service(config, tmp_path) as service:
         expected, secrets = await make_every_change(http, service, trial)
-        told = (await ask(http, service, "GET", "/admin/events?kind=change&limit=500"))["events"]
-        assert [(event["subject"], event["what"]) for event in reversed(told)] == expected
-        assert {event["by"] for event in told} == {"admin"}
-        assert all({"ts", "before", "after", "seq", "kind", "title"} <= set(event) for event in told)
-        (limit,) = [event for event in told if event["what"] == "limit"]
+        found = (await ask(http, service, "GET", "/admin/events?kind=change&limit=500"))["events"]
+        assert [(event["subject"], event["what"]) for event in reversed(found)] == expected
+        assert {event["by"] for event in found} == {"admin"}
+        assert all({"ts", "before", "after", "seq", "kind", "title"} <= set(event) for event in found)
+        (limit,) = [event for event in found if event["what"] == "limit"]
         assert (limit["before"]["limit"], limit["after"]["limit"]) == (5.0, 80.0)
-        (added,) = [event for event in told if (event["subject"], event["what"]) == ("models", "added")]
+        (added,) = [event for event in found if (event["subject"], event["what"]) == ("models", "added")]
         assert (added["before"], added["after"]["pools"]) == (None, ["auto"])
         assert added["after"]["definition"]["api_key"] == "${NEW_MODELS_KEY}"
         assert service.stop() == 0
     with run_service(config, tmp_path) as service:
         again = (await ask(http, service, "GET", "/admin/events?kind=change&limit=500"))["events"]
-        assert again == told
+        assert again == found
         changed = (await ask(http, service, "GET", "/admin/config"))["changed"]
         assert changed["pools"]["auto"] == {"learning": "observe", "disabled": ["fair"], "weights": {"good": 1.0}} | {
             "experiments": []
@@ -113,7 +117,7 @@ async def test_every_change_is_on_record_and_outlives_the_service(config, run_se
     assert [row[:2] for row in rows] == expected
     assert all(by == "admin" and ts > 0 for _, _, by, ts in rows)
     for secret in secrets:
-        assert secret not in everything + str(told) + log_text
+        assert secret not in everything + str(found) + log_text
 
 
 async def test_events_come_in_pages_by_kind_pool_and_time(config, run_service, trial, http, tmp_path):
@@ -196,3 +200,50 @@ async def test_a_drained_service_finishes_what_it_has(config, run_service, http,
         assert (await ask(http, service, "DELETE", "/admin/drain"))["draining"] is False
         await ask(http, service, "GET", "/readyz")
         await ask(http, service, "POST", "/v1/chat/completions", slow, headers=CALLER)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/v1/models", "/healthz", "/readyz", "/openapi.json"),
+        *(f"/admin/{what}" for what in ("models", "matrix", "keys", "budgets", "usage", "pools", "canaries")),
+        *("/admin/usage?by=team,user,tier,key,pool,model,mode,day,hour", "/admin/matrix?pool=auto&days=1"),
+        *(f"/admin/{what}" for what in ("experiments", "config", "drain", "events", "decisions")),
+        *("/admin/pools/auto", "/admin/pools/other/experiments/ab", "/admin/pools/auto/canary"),
+        *("/admin/pools/other/canary", "/admin/events?kind=breaker", "/admin/decisions/{id}"),
+    ],
+)
+async def test_an_answer_is_as_the_document_says(used, http, path):
+    await ask(http, used.service, "GET", path.replace("{id}", used.decision_id))
+
+
+@pytest.fixture(scope="module")
+def used(run_service, trial, tmp_path_factory):
+    """A service that has served, failed, been graded, and has something of everything."""
+    variants = [{"name": "a", "share": 0.5, "model": "good"}, {"name": "b", "share": 0.5, "model": "fair"}]
+    other = {"experiments": [{"name": "ab", "variants": variants}], "canary": {"model": "fair"}}
+    config = {
+        "auth": {"admin_key": ADMIN_KEY, "keys": [{"key": KEY, "user": "ada", "team": "search"}]},
+        "models": [trial.model("good"), trial.model("fair"), trial.model("f500", breaker={"min_calls": 2})],
+        "pools": [
+            {"name": "auto", "models": ["good", "fair"], "shadow": {"model": "fair", "share": 1, "max_usd_per_day": 1}},
+            {"name": "other", "models": ["good", "fair"]} | other,
+        ],
+        "budgets": [{"scope": "user", "usd": 5.0}, {"scope": "team", "tokens": 10**7}],
+    }
+    with run_service(config, tmp_path_factory.mktemp("used")) as service:
+        body = {"messages": [{"role": "user", "content": "hello"}]}
+        for model in ("auto", "other", "good", "f500", "f500", "f500"):
+            answer = requests.post(
+                f"{service.url}/v1/chat/completions",
+                json=body | {"model": model},
+                headers=CALLER | {"x-pointsman-category": "math"},
+                timeout=30,
+            )
+            assert told("POST", "/v1/chat/completions", answer.status_code, answer.json()) == []
+            if model == "auto":
+                decision_id = answer.json()["id"]
+        for items in ({"decision_id": decision_id, "quality": 1}, [{"decision_id": decision_id, "quality": 0}] * 2):
+            answer = requests.post(f"{service.url}/reward", json=items, headers=CALLER, timeout=30)
+            assert told("POST", "/reward", answer.status_code, answer.json()) == []
+        yield SimpleNamespace(service=service, decision_id=decision_id)
