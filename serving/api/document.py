@@ -7,7 +7,7 @@ What every route of a kind answers (no key, no such path, an unexpected error) i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import orjson
@@ -18,6 +18,7 @@ from openapi_pydantic import (
     MediaType,
     OpenAPI,
     PathItem,
+    Reference,
     RequestBody,
     Response,
     Schema,
@@ -93,7 +94,7 @@ def document(version: str) -> bytes:
 
 
 def _described(operation: Operation) -> Described:
-    responses = {str(answer.status): _answer(answer) for answer in operation.answers}
+    responses: dict[str, Response | Reference] = {str(a.status): _answer(a) for a in operation.answers}
     responses |= {str(status): _error(status) for status in sorted(_errors_of(operation))}
     name = re.sub(r"\W+", "_", f"{operation.method.lower()} {operation.path}").strip("_")
     in_path = [_in_path(found) for found in _IN_PATH.findall(operation.path)]
@@ -143,7 +144,7 @@ def _error(status: int) -> Response:
 
 
 def _headers(named: Mapping[str, str]) -> dict[str, Any] | None:
-    return {name: Header(description=text, schema=Schema(type="string")) for name, text in named.items()} or None
+    return {name: Header(description=text, schema=_text()) for name, text in named.items()} or None
 
 
 def _parameter(given: Parameter) -> DescribedParameter:
@@ -169,12 +170,11 @@ def _in_path(name: str) -> DescribedParameter:
 
 def _of(body: type[Any] | Text | Binary) -> Any:
     if isinstance(body, Text):
-        return Schema(type="string")
+        return _text()
     if isinstance(body, Binary):
-        return Schema(type="string", contentMediaType=body.media)
-    return PydanticSchema(schema_class=body)
+        return _text(contentMediaType=body.media)
+    return PydanticSchema.model_validate({"schema_class": body})
 
 
-def paths_of(operations: Iterable[Operation]) -> set[tuple[str, str]]:
-    """(method, path) of each."""
-    return {(operation.method, operation.path) for operation in operations}
+def _text(**more: str) -> Schema:
+    return Schema.model_validate({"type": "string", **more})
