@@ -47,6 +47,7 @@ from serving.http_errors import described, error_middleware, without_request_byt
 from serving.log_errors import LogTooLarge, LogUnavailable
 from serving.metrics import Metrics
 from serving.settings import AuthSettings, ServerSettings
+from serving.traffic.drain import Drain
 
 
 def _busy():
