@@ -7,6 +7,7 @@ ask; what a change means is the roster's to know, and that it lasts is the learn
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -22,13 +23,13 @@ from serving.config_values import Count, Name, Number, Section, reject
 from serving.errors import Conflict, InvalidFields, UnknownModel
 from serving.learner import Learner
 from serving.providers.kinds import takes
-from serving.records import model_event
+from serving.records import change_event, model_event
 from serving.roster import ADDED, REMOVED, parse_definition
 from serving.settings import ModelSettings
 from serving.store import Event
 from serving.upstream import Upstreams
 
-__all__ = ["AdminDesk"]
+__all__ = ["Addition", "AdminDesk"]
 
 _MOST_MODELS, _MOST_MEMBERS = 1_000, 256  # as the configuration may have
 
@@ -40,7 +41,7 @@ def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-class _Addition(Section):
+class Addition(Section):
     """The body of `POST /admin/models`."""
 
     model: Any = Field(description="A model as in the configuration, or the name of one that is there.")
@@ -51,7 +52,7 @@ class _Addition(Section):
     samples: Count | None = Field(default=None, ge=1, le=1_000_000, description="How many answers were graded.")
 
     @model_validator(mode="after")
-    def _complete(self) -> _Addition:
+    def _complete(self) -> Addition:
         if (self.accuracy is None) != (self.samples is None):
             missing = "samples" if self.samples is None else "accuracy"
             reject("is required: accuracy and samples belong together", None, (missing,))
@@ -87,6 +88,9 @@ class AdminDesk:
         events = [] if new is None else [model_event(ADDED, None, name, by=by, definition=addition.model)]
         evidence = {"accuracy": addition.accuracy, "samples": addition.samples}
         events += [model_event(ADDED, pool, name, by=by, **evidence) for pool in addition.pools]
+        before, after = self._standing(name), sorted({*self._member_of(name), *addition.pools})
+        given = {"definition": addition.model} if new is not None else {}
+        events.append(_audited("added", name, before, {"pools": after} | given | evidence, by))
         await self._change(events, opening=new)
         return self._entry(name)
 
@@ -111,6 +115,8 @@ class AdminDesk:
             _check_leaving(pool, name)
         events = [model_event(REMOVED, pool.name, name, by=by) for pool in leaving]
         events += [model_event(REMOVED, None, name, by=by)] if gone else []
+        left = [name for name in self._member_of(name) if name not in {pool.name for pool in leaving}]
+        events.append(_audited("removed", name, self._standing(name), None if gone else {"pools": left}, by))
         await self._change(events, retiring=name if gone and name in self._upstreams else None)
         return {"name": name, "removed_from": [pool.name for pool in leaving], "callable": name in self._upstreams}
 
@@ -129,14 +135,20 @@ class AdminDesk:
             self._upstreams.retire(retiring)
         await asyncio.shield(durable)  # an operator who goes away must not cancel what has been done
 
-    def _parsed(self, body: Mapping[str, Any]) -> tuple[_Addition, ModelSettings | None]:
+    def _member_of(self, name: str) -> list[str]:
+        return sorted(pool.name for pool in self._learner.pools.values() if name in pool.names)
+
+    def _standing(self, name: str) -> dict[str, Any] | None:
+        return {"pools": self._member_of(name)} if name in self._roster.names else None
+
+    def _parsed(self, body: Mapping[str, Any]) -> tuple[Addition, ModelSettings | None]:
         """The body checked, and the model it defines; None where it only names one."""
         problems: list[Problem] = []
         addition, model = None, None
         try:
-            addition = _Addition.model_validate(body)
+            addition = Addition.model_validate(body)
         except ValidationError as error:
-            problems += validation_problems(error, Document(data=dict(body)), _Addition)
+            problems += validation_problems(error, Document(data=dict(body)), Addition)
         if "model" in body and not isinstance(body["model"], str):
             try:
                 model = parse_definition(body["model"], self._env)
@@ -204,6 +216,12 @@ def _part(pool: Pool, arm: int) -> dict[str, Any]:
 
 
 _COUNTED = {"quality": QUALITY, "latency": LATENCY}
+
+
+def _audited(what: str, name: str, before: Any, after: Any, by: str | None) -> Event:
+    """Who changed what, beside the events that do it."""
+    row = {"ts": time.time(), "subject": "models", "what": what, "pool": None, "model": name}
+    return change_event(row | {"before": before, "after": after, "reason": None, "by": by})
 
 
 def _check_leaving(pool: Pool, name: str) -> None:

@@ -19,7 +19,7 @@ from serving.errors import Conflict, InvalidFields, UnknownKey
 if TYPE_CHECKING:
     from serving.access.settings import AuthSettings, TierSettings
 
-__all__ = ["KeyDesk"]
+__all__ = ["KeyDesk", "KeyRotation", "NewKey"]
 
 _MOST_NAMES = 1_000
 _MOST_GRACE_S = 30 * 86_400.0
@@ -35,7 +35,7 @@ def _printable(value: str) -> str:
 _Label = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
 
 
-class _Wanted(Body):
+class NewKey(Body):
     """The body of `POST /admin/keys`."""
 
     user: _Label
@@ -46,13 +46,13 @@ class _Wanted(Body):
     allow: Annotated[list[_Label], Field(max_length=_MOST_NAMES)] | None = None
 
 
-class _Rotation(Body):
+class KeyRotation(Body):
     """The body of `POST /admin/keys/{id}/rotate`."""
 
     grace_s: Annotated[Seconds, Field(le=_MOST_GRACE_S)] = _DEFAULT_GRACE_S
 
 
-_wanted, _rotation = TypeAdapter(_Wanted), TypeAdapter(_Rotation)
+_wanted, _rotation = TypeAdapter(NewKey), TypeAdapter(KeyRotation)
 
 
 class Changes(Protocol):
@@ -85,7 +85,7 @@ class KeyDesk:
 
     async def create(self, body: Any, by: str | None) -> dict[str, Any]:
         """A new key with its secret, durable on return. Raises InvalidFields and Conflict."""
-        wanted: _Wanted = validated(_wanted, body)
+        wanted: NewKey = validated(_wanted, body)
         now = self._clock()
         self._check(wanted, now)
         secret = new_secret()
@@ -96,7 +96,7 @@ class KeyDesk:
 
     async def rotate(self, key_id: str, body: Any, by: str | None) -> dict[str, Any]:
         """The key with its new secret, durable on return. Raises InvalidFields, UnknownKey, Conflict."""
-        rotation: _Rotation = validated(_rotation, body)
+        rotation: KeyRotation = validated(_rotation, body)
         key, now = self._own(key_id), self._clock()
         end = key.ended_at()
         if end is not None and end <= now:
@@ -139,7 +139,7 @@ class KeyDesk:
             raise _conflict(f"{key_id!r} is a key of the configuration; change it there")
         raise UnknownKey(key_id)
 
-    def _check(self, wanted: _Wanted, now: float) -> None:
+    def _check(self, wanted: NewKey, now: float) -> None:
         problems: list[dict[str, str]] = []
         if self._tiers and wanted.tier is not None and wanted.tier not in self._tiers:
             problems.append({"param": "tier", "message": f"no tier is called so; there are {', '.join(self._tiers)}"})

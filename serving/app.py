@@ -15,7 +15,7 @@ import random
 import secrets
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,7 @@ from serving.dashboard.live import Live
 from serving.dashboard.why import Decisions
 from serving.feedback import FeedbackDesk, RewardItem
 from serving.handlers import Handlers
+from serving.history import History
 from serving.http_errors import error_middleware, without_request_bytes
 from serving.imputation import MissingFeedback
 from serving.intake import Intake
@@ -50,6 +51,7 @@ from serving.learner import Learner
 from serving.log_export import LogExport
 from serving.matrix import Matrix
 from serving.metrics import Metrics
+from serving.operator_desk import OperatorDesk
 from serving.pools import start_pool
 from serving.roster import Roster
 from serving.routing import Routing
@@ -61,6 +63,7 @@ from serving.telemetry.requests import name_request, request_middleware
 from serving.telemetry.tracing import open_tracing
 from serving.traffic.caching import Caching
 from serving.traffic.canaries import Canary
+from serving.traffic.drain import Drain
 from serving.traffic.gate import Gate
 from serving.traffic.pool_desk import PoolDesk
 from serving.traffic.sessions import installation_key
@@ -86,11 +89,7 @@ async def serve(settings: Settings) -> AsyncIterator[str]:
     async with contextlib.AsyncExitStack() as stack:
         metrics = Metrics()
         metrics.objectives.follow({pool.name: pool.slo for pool in settings.pools})
-        store = SqliteStore(
-            server.data_dir / "router.sqlite",
-            synchronous=settings.store.synchronous,
-            queue_limit=settings.store.queue_limit,
-        )
+        store = _store(settings)
         stack.push_async_callback(store.close)
         log = AnalyticalLog(server.data_dir / "log.duckdb", store, batch_events=settings.log.batch_rows)
         stack.push_async_callback(log.close)
@@ -113,15 +112,14 @@ async def serve(settings: Settings) -> AsyncIterator[str]:
         dashboard = _dashboard(settings, learned, Views(learned.live, learner, pool_desk, budget_desk, breakers), store)
         webhooks = await stack.enter_async_context(_webhooks(settings))
         ledger.notify = webhooks.put
+        intake = _intake(settings, learned, routing, desk, steering=steering, metrics=metrics, stack=stack)
         handlers = Handlers(
             server,
             admission,
             routing,
             desk,
             admin=AdminDesk(learner, upstreams, os.environ),
-            keys=KeyDesk(
-                settings.auth, settings.tiers, learned.ring, learner, known=lambda: routing.names, clock=time.time
-            ),
+            keys=_key_desk(settings, learned, lambda: routing.names),
             tiers=learned.tiers,
             benchmarks=BenchmarkDesk(learner, store, metrics),
             matrix=Matrix(learner, log),
@@ -130,15 +128,17 @@ async def serve(settings: Settings) -> AsyncIterator[str]:
             budgets=budget_desk,
             usage=Usage(log, store, most_rows=settings.metering.usage_rows),
             dashboard=dashboard,
+            operator=OperatorDesk(lambda: settings, learner, traffic, ledger),
+            history=History(log, store),
+            drain=Drain(learner, lambda: intake.gate.in_use),
             learner=learner,
             metrics=metrics,
-            intake=_intake(settings, learned, routing, desk, steering=steering, metrics=metrics, stack=stack),
+            intake=intake,
         )
         metrics.state.watch(traffic, ledger, upstreams, store=store, store_limit=settings.store.queue_limit, log=log)
         _beside(stack, log.run(settings.log.flush_interval_s))
         missing = MissingFeedback(_assumed(settings), desk, learner, store, server.feedback_horizon_s)
-        if rows := traffic.tick(time.time()):
-            await learner.change(rows)
+        await _settled(traffic, learner)
         _beside(stack, _housekeeping(learned, store, log, missing, server.feedback_horizon_s))
         _beside(stack, dashboard.feed.run())
         around = await _around(settings, metrics, stack)
@@ -188,6 +188,11 @@ class _Learned:
     traffic: Traffic
     ledger: Ledger
     live: Live
+
+
+def _store(settings: Settings) -> SqliteStore:
+    path, chosen = settings.server.data_dir / "router.sqlite", settings.store
+    return SqliteStore(path, synchronous=chosen.synchronous, queue_limit=chosen.queue_limit)
 
 
 def _learned(settings: Settings, store: SqliteStore, metrics: Metrics) -> _Learned:
@@ -248,6 +253,10 @@ def _intake(
     )
     metrics.state.gate, metrics.state.shadows, metrics.state.caching = gate, shadows, caching
     return Intake(gate, rates, learned.ledger, shadows, caching)
+
+
+def _key_desk(settings: Settings, learned: _Learned, known: Callable[[], Collection[str]]) -> KeyDesk:
+    return KeyDesk(settings.auth, settings.tiers, learned.ring, learned.learner, known=known, clock=time.time)
 
 
 def _dashboard(settings: Settings, learned: _Learned, views: Views, store: SqliteStore) -> Dashboard:
@@ -352,6 +361,12 @@ def _assumed(settings: Settings) -> dict[str, tuple[float, float]]:
         for pool in settings.pools
         if pool.feedback.missing != "ignore"
     }
+
+
+async def _settled(traffic: Traffic, learner: Learner) -> None:
+    """See to what has come due while the service was down."""
+    if rows := traffic.tick(time.time()):
+        await learner.change(rows)
 
 
 async def _housekeeping(

@@ -21,7 +21,7 @@ from serving.metrics import Metrics
 from serving.records import BenchmarkResult, benchmark_event
 from serving.store import Store
 
-__all__ = ["BenchmarkDesk", "Recorded", "parse_results"]
+__all__ = ["BenchmarkDesk", "BenchmarkPost", "Recorded", "parse_results"]
 
 _MAX_RESULTS = 1_000
 _AT_ONCE = 8  # results between two turns of the event loop: about 2 ms for two pools
@@ -37,7 +37,7 @@ Label = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_prin
 ShortLabel = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_printable)]
 
 
-class _Result(Body):
+class BenchmarkItem(Body):
     item_id: Label
     model: Label
     category: ShortLabel | None = None
@@ -49,24 +49,26 @@ class _Result(Body):
     error: ShortLabel | None = None
 
     @model_validator(mode="after")
-    def _graded_or_failed(self) -> _Result:
+    def _graded_or_failed(self) -> BenchmarkItem:
         if (self.quality is None) == (self.error is None):
             raise PydanticCustomError("one_of", "give either quality or error")
         return self
 
 
-class _Post(Body):
+class BenchmarkPost(Body):
+    """The body of `POST /admin/benchmarks`."""
+
     suite: Label
     run: Label
-    results: Annotated[list[_Result], Field(min_length=1, max_length=_MAX_RESULTS)]
+    results: Annotated[list[BenchmarkItem], Field(min_length=1, max_length=_MAX_RESULTS)]
 
 
-_post = TypeAdapter(_Post)
+_post = TypeAdapter(BenchmarkPost)
 
 
 def parse_results(body: Any) -> list[BenchmarkResult]:
     """The results of one post; raises InvalidFields with every problem's path."""
-    post: _Post = validated(_post, body)
+    post: BenchmarkPost = validated(_post, body)
     return [BenchmarkResult(suite=post.suite, run=post.run, **dict(result)) for result in post.results]
 
 

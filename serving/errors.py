@@ -22,6 +22,7 @@ ServiceError
 ├── LogUnavailable      the analytical log cannot be read now (this and the next: serving.log_errors)
 ├── LogTooLarge         more of it was asked for than is given at once
 ├── CallerGone          the caller closed the connection or stopped reading
+├── Draining            an operator has it take no new calls (serving.traffic.drain)
 ├── Unavailable         the store cannot take events, or the service is starting or stopping
 └── UpstreamError       the model's endpoint failed
     ├── UpstreamRefused     it found fault with the caller's own request

@@ -22,10 +22,12 @@ from serving.admin import AdminDesk
 from serving.admin_handlers import AdminHandlers
 from serving.admin_keys import KeyDesk
 from serving.admission import Admission, Principal
+from serving.api.handlers import ApiHandlers
 from serving.benchmarks import BenchmarkDesk
 from serving.dashboard.handlers import Dashboard, DashboardHandlers
 from serving.errors import CallerGone, InvalidRequest, ServiceError, Unavailable, UnknownModel
 from serving.feedback import FeedbackDesk, parse_outcome, parse_rewards
+from serving.history import History
 from serving.http_errors import CALLER_HEADERS, described
 from serving.infer_body import parse_infer
 from serving.intake import Intake
@@ -35,6 +37,8 @@ from serving.log_export import LogExport
 from serving.matrix import Matrix
 from serving.metrics import Metrics
 from serving.objectives import Served
+from serving.operator_desk import OperatorDesk
+from serving.operator_handlers import OperatorHandlers
 from serving.pool_handlers import PoolHandlers
 from serving.records import Caller
 from serving.request_headers import Hints, read_hints, read_timeout, with_fields
@@ -43,6 +47,7 @@ from serving.settings import ServerSettings
 from serving.spending_handlers import SpendingHandlers
 from serving.store import StoreError
 from serving.telemetry.about import ABOUT, About
+from serving.traffic.drain import Drain
 from serving.traffic.pool_desk import PoolDesk
 from serving.traffic.shadow import answer_text
 from serving.wire import Call, Kind, model_name, parse_body, parse_call, parse_json, parse_route
@@ -55,7 +60,9 @@ __all__ = ["Handlers"]
 _CHUNK_BYTES = 1 << 18
 
 
-class Handlers(AdminHandlers, DashboardHandlers, KeyHandlers, PoolHandlers, SpendingHandlers):
+class Handlers(
+    AdminHandlers, ApiHandlers, DashboardHandlers, KeyHandlers, OperatorHandlers, PoolHandlers, SpendingHandlers
+):
     """All routes of the service, over the parts that `app` put together."""
 
     def __init__(
@@ -75,6 +82,9 @@ class Handlers(AdminHandlers, DashboardHandlers, KeyHandlers, PoolHandlers, Spen
         budgets: BudgetDesk,
         usage: Usage,
         dashboard: Dashboard,
+        history: History,
+        operator: OperatorDesk,
+        drain: Drain,
         learner: Learner,
         metrics: Metrics,
         intake: Intake,
@@ -86,6 +96,7 @@ class Handlers(AdminHandlers, DashboardHandlers, KeyHandlers, PoolHandlers, Spen
         self._keys, self._tiers = keys, tiers
         self._pools, self._budgets, self._usage = pools, budgets, usage
         self._dashboard, self._intake = dashboard, intake
+        self._history, self._operator, self._drain = history, operator, drain
         self._started_at = int(time.time())
         self.ready = False
 
@@ -103,8 +114,10 @@ class Handlers(AdminHandlers, DashboardHandlers, KeyHandlers, PoolHandlers, Spen
             web.get("/healthz", self.healthz),
             web.get("/readyz", self.readyz),
             web.get("/metrics", self.metrics),
+            *self.api_routes(),
             *self.admin_routes(),
             *self.key_routes(),
+            *self.operator_routes(),
             *self.spending_routes(),
             *self.pool_routes(),
             *self.dashboard_routes(),
@@ -145,6 +158,7 @@ class Handlers(AdminHandlers, DashboardHandlers, KeyHandlers, PoolHandlers, Spen
     async def route(self, request: web.Request) -> web.Response:
         """`POST /v1/route`: a decision for a call that the caller makes itself."""
         principal = await self._admit(request)
+        self._drain.check()
         raw = await self._read(request)
         body = parse_body(raw)
         self._entitle(principal, body)
@@ -212,8 +226,9 @@ class Handlers(AdminHandlers, DashboardHandlers, KeyHandlers, PoolHandlers, Spen
         return _json({"status": "ok"})
 
     async def readyz(self, request: web.Request) -> web.Response:
-        """`GET /readyz`: calls are taken; 503 while starting, stopping, or without a working store."""
+        """`GET /readyz`: calls are taken; 503 while starting, draining, stopping, or without a working store."""
         await self._admit_operator(request)
+        self._drain.check()
         if not self.ready or not self._learner.healthy:
             raise Unavailable("starting, stopping, or the operational store has failed")
         return _json({"status": "ready"})
@@ -230,6 +245,7 @@ class Handlers(AdminHandlers, DashboardHandlers, KeyHandlers, PoolHandlers, Spen
     async def _infer(self, request: web.Request, kind: Kind) -> web.StreamResponse:
         arrived, began = time.perf_counter(), asyncio.get_running_loop().time()
         principal = await self._admit(request)
+        self._drain.check()
         async with self._intake.gate.entered(self._tiers.priority(principal), read_timeout(request.headers)):
             raw = await self._read(request)
             body, hints = parse_body(raw), read_hints(request.headers)

@@ -42,8 +42,9 @@ from serving.log_errors import LogTooLarge, LogUnavailable
 from serving.metrics import Metrics
 from serving.store import StoreError, StoreFull
 from serving.telemetry.about import ABOUT, About
+from serving.traffic.drain import Draining
 
-__all__ = ["CALLER_HEADERS", "described", "error_middleware", "without_request_bytes"]
+__all__ = ["CALLER_HEADERS", "codes_by_status", "described", "error_middleware", "without_request_bytes"]
 
 CALLER_HEADERS = "pointsman.headers"  # where a request keeps what its caller is to be told, with an error too
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -71,12 +72,22 @@ _STATUSES: tuple[tuple[type[Exception], int, str, str | None], ...] = (
     (LogTooLarge, 413, "invalid_request_error", "log_too_large"),
     (LogUnavailable, 503, "service_unavailable_error", "log_unavailable"),
     (NothingFeasible, 503, "service_unavailable_error", "no_feasible_model"),
+    (Draining, 503, "service_unavailable_error", "draining"),
     (StoreFull, 503, "service_unavailable_error", "overloaded"),
     (Unavailable, 503, "service_unavailable_error", "unavailable"),
     (StoreError, 503, "service_unavailable_error", "store_unavailable"),
     (UpstreamTimeout, 504, "upstream_error", None),
     (UpstreamError, 502, "upstream_error", None),
 )
+
+
+def codes_by_status() -> dict[int, list[str]]:
+    """By status: the codes that errors of one code have; those that have several name theirs themselves."""
+    found: dict[int, list[str]] = {}
+    for _, status, _, code in _STATUSES:
+        if code is not None and code not in found.setdefault(status, []):
+            found[status].append(code)
+    return found
 
 
 def described(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:

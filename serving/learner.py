@@ -19,7 +19,6 @@ import orjson
 
 from bandit.errors import InvalidInput, NoFeasibleArm, SnapshotMismatch
 from bandit.pool import Change, Pool
-from bandit.scorer import reward
 from bandit.snapshot import dumps, loads
 from bandit.steering import UNSTEERED, Steer
 from bandit.types import Decision, Feedback, Outcome, Prompt, RequestLimits
@@ -38,6 +37,7 @@ from serving.records import (
     labels_from,
     outcome_event,
     record_from,
+    reward_of,
 )
 from serving.request_headers import NO_LIMITS
 from serving.roster import ADDED, REMOVED, Roster
@@ -154,15 +154,16 @@ class Learner:
 
     def record_feedback(self, record: Record, feedback: Feedback) -> asyncio.Future[None]:
         """Log feedback and learn it; the future resolves once it is durable."""
-        durable = self._append(feedback_event(feedback, self._reward(record, feedback)))
+        pool = self.pools.get(record.decision.pool)
+        durable = self._append(feedback_event(feedback, reward_of(pool, record, feedback)))
         proposed = [row for part in self._folds.values() for row in part.feedback(record, feedback)]
         changes, first = self._apply_feedback(record, feedback), feedback.revises is None or is_imputed(record.feedback)
         record.feedback = feedback
         asked = record.decision.mode != "cached"  # else it is an answer of another decision, graded there
         if feedback.quality is not None and first and asked and not is_imputed(feedback):
             self._metrics.graded(record, feedback.quality)
-        self._log_changes(self.pools.get(record.decision.pool), changes)
-        self._make(proposed)
+        self._log_changes(pool, changes)
+        self.note_change(proposed)
         self._snapshot_if_due()
         return durable
 
@@ -175,6 +176,16 @@ class Learner:
             self._apply_change(event)
         self._snapshot_if_due()
         return durable
+
+    def note_change(self, rows: Sequence[ChangeRow]) -> None:
+        """As `change`, of what a part proposed; nobody waits for it."""
+        if rows:
+            events = [change_event(row) for row in rows]
+            self._store.append_nowait(events)
+            for event in events:
+                _log.info("changed: %s", event.payload.decode())
+            for event in events:
+                self._apply_change(event)
 
     def record_benchmark(self, event: Event) -> asyncio.Future[None]:
         """Log a benchmark result (`records.benchmark_event`) and learn it; the future resolves once it is durable."""
@@ -190,17 +201,16 @@ class Learner:
         durable = self._store.append(events)
         for event in events:
             self._witness(event)
-            self.roster.apply(event.kind, orjson.loads(event.payload), self.pools)
+            if event.kind in (ADDED, REMOVED):  # beside them stands who made the change
+                self.roster.apply(event.kind, orjson.loads(event.payload), self.pools)
         self._snapshot_if_due()
         return durable
 
     def find(self, decision_id: str) -> Record | None:
         """What is known of a decision, from memory or the store."""
         record = self._recent.get(decision_id) or self._alive.get(decision_id)
-        if record is None:
-            record = record_from(self._store.find(decision_id))
-            if record is not None:
-                self._remember(record)
+        if record is None and (record := record_from(self._store.find(decision_id))) is not None:
+            self._remember(record)
         return record
 
     def snapshot(self) -> asyncio.Future[None]:
@@ -310,15 +320,6 @@ class Learner:
         if (part := self._folds.get(row["subject"])) is not None:
             part.changed(row)
 
-    def _make(self, rows: Sequence[ChangeRow]) -> None:
-        """Log and make what a part proposed; nobody waits for it."""
-        if rows:
-            events = [change_event(row) for row in rows]
-            self._store.append_nowait(events)
-            for event in events:
-                _log.info("changed: %s", event.payload.decode())
-                self._apply_change(event)
-
     def _apply_outcome(self, record: Record, outcome: Outcome, *, replay: bool = False) -> list[Change]:
         pool = self._learning_pool(record.decision)
         if pool is None:
@@ -346,17 +347,11 @@ class Learner:
         self._metrics.calls.attempt(record.decision.pool, record.decision.mode, outcome)
         self._log_changes(self.pools.get(record.decision.pool), self._apply_outcome(record, outcome))
         for part in self._folds.values():
-            self._make(part.outcome(record, outcome))
+            self.note_change(part.outcome(record, outcome))
         self._snapshot_if_due()
 
     def _learning_pool(self, decision: Decision) -> Pool | None:
         return self.pools.get(decision.pool) if decision.mode in _TEACHING else None
-
-    def _reward(self, record: Record, feedback: Feedback) -> float | None:
-        pool = self.pools.get(record.decision.pool)
-        if pool is None or record.outcome is None:
-            return None
-        return reward(pool.objective, feedback.quality, record.outcome.cost_usd, record.outcome.latency_s)
 
     def _log_changes(self, pool: Pool | None, changes: list[Change]) -> None:
         if pool is not None and changes:

@@ -98,8 +98,10 @@ class PoolHandlers:
 
     async def purge_cache(self, request: web.Request) -> web.Response:
         """`DELETE /admin/pools/{name}/cache`: drop all answers that the pool keeps."""
-        self._admit_admin(request)
-        return _json({"dropped": self._intake.caching.purge(request.match_info["name"])})
+        principal, name = self._admit_admin(request), request.match_info["name"]
+        dropped = self._intake.caching.purge(name)
+        await self._pools.note_purge(name, dropped, principal.user, time.time())
+        return _json({"dropped": dropped})
 
     def _admit_admin(self, request: web.Request) -> Principal:
         raise NotImplementedError

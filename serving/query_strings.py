@@ -13,7 +13,7 @@ from multidict import MultiMapping
 
 from serving.errors import InvalidRequest
 
-__all__ = ["moment_of", "number_of", "parameters_of"]
+__all__ = ["count_of", "moment_of", "number_of", "parameters_of"]
 
 
 def parameters_of(query: MultiMapping[str], *names: str) -> dict[str, str]:
@@ -37,6 +37,15 @@ def number_of(given: Mapping[str, str], name: str, *, default: float, above: flo
     if not above < value <= at_most:  # also NaN
         raise InvalidRequest(f"must be a number above {above:g} and at most {at_most:g}", name)
     return value
+
+
+def count_of(given: Mapping[str, str], name: str, *, default: int, at_most: int) -> int:
+    """A whole number from 1 to `at_most`, in plain digits."""
+    text = given.get(name, str(default))
+    plain = text.isascii() and text.isdigit() and len(text) <= len(str(at_most))
+    if not plain or not 1 <= int(text) <= at_most:
+        raise InvalidRequest(f"must be a whole number from 1 to {at_most}", name)
+    return int(text)
 
 
 def moment_of(given: Mapping[str, str], name: str) -> float | None:

@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 import orjson
 
-from bandit.pool import Change, DriftReset
+from bandit.pool import Change, DriftReset, Pool
+from bandit.scorer import reward
 from bandit.types import Decision, Feedback, Outcome
 from serving.admission import Principal
 from serving.store import Event
@@ -37,6 +38,7 @@ __all__ = [
     "model_event",
     "outcome_event",
     "record_from",
+    "reward_of",
 ]
 
 _PREFIX = "pm-"
@@ -221,6 +223,13 @@ def model_event(kind: Literal["model_added", "model_removed"], pool: str | None,
     """The event of a model that joins or leaves a pool, or (pool None) the service; `more` is what a replay needs."""
     row = {"ts": time.time(), "pool": pool, "model": model, "reason": kind.removeprefix("model_")} | more
     return Event(kind, "", row["ts"], orjson.dumps(row))
+
+
+def reward_of(pool: Pool | None, record: Record, feedback: Feedback) -> float | None:
+    """The scorer's value of what a decision yielded, with this feedback; None where something it needs is not known."""
+    if pool is None or record.outcome is None:
+        return None
+    return reward(pool.objective, feedback.quality, record.outcome.cost_usd, record.outcome.latency_s)
 
 
 def record_from(events: Sequence[Event]) -> Record | None:

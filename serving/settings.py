@@ -127,7 +127,7 @@ class ServerSettings(Section):
     )
     metrics_public: Flag = Field(
         default=False,
-        description="Whether /metrics, /healthz and /readyz need no key; on a loopback address they never do.",
+        description="Whether /metrics, /healthz, /readyz, /openapi.json, /docs need no key; on loopback they never do.",
     )
 
     @property

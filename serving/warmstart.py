@@ -17,7 +17,15 @@ from bandit.features import Features
 from bandit.snapshot import dumps, loads
 from serving.pool_settings import PoolSettings
 
-__all__ = ["FILE_NAME", "WarmStart", "WarmStartUnusable", "disagreement", "read_warm_starts", "write_warm_starts"]
+__all__ = [
+    "FILE_NAME",
+    "WarmStart",
+    "WarmStartUnusable",
+    "disagreement",
+    "packed",
+    "read_warm_starts",
+    "write_warm_starts",
+]
 
 FILE_NAME = "warmstart.npz"
 _FORMAT = 1
@@ -69,11 +77,16 @@ def read_warm_starts(data_dir: Path) -> dict[str, WarmStart]:
     return starts
 
 
+def packed(starts: Mapping[str, WarmStart]) -> bytes:
+    """The file's contents."""
+    return dumps({"format": _FORMAT, "pools": {name: asdict(start) for name, start in starts.items()}})
+
+
 def write_warm_starts(data_dir: Path, starts: Mapping[str, WarmStart]) -> Path:
     """Replace the file, whole or not at all, even if the power fails meanwhile; returns its path. Raises OSError."""
     path = data_dir / FILE_NAME
     data_dir.mkdir(parents=True, exist_ok=True)
-    payload = dumps({"format": _FORMAT, "pools": {name: asdict(start) for name, start in starts.items()}})
+    payload = packed(starts)
     temporary = data_dir / f"{FILE_NAME}.{os.getpid()}"
     try:
         with temporary.open("wb") as file:

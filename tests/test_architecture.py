@@ -19,6 +19,7 @@ PACKAGES = (
     "bandit",
     "serving",
     "serving/access",
+    "serving/api",
     "serving/commands",
     "serving/dashboard",
     "serving/providers",

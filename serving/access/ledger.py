@@ -239,6 +239,11 @@ class Ledger:
         limits = {entry.name: _amount(entry, self._limits[i]) for i, entry in enumerate(self._entries)}
         return limits.get(name)
 
+    @property
+    def overrides(self) -> dict[str, float]:
+        """By budget: the limit that was set while the service runs."""
+        return dict(self._overrides)
+
     def _shown(self, i: int, counters: list[_Counter], ts: float) -> dict[str, Any]:
         entry, limit = self._entries[i], self._limits[i]
 

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from serving.analytics import AnalyticalLog
     from serving.store import Store
 
-__all__ = ["Bill", "Usage", "UsageQuery"]
+__all__ = ["DIMENSIONS", "Bill", "Usage", "UsageQuery"]
 
 _TIMEOUT_S: Final = 60.0
 _UTC = "make_timestamp(CAST(floor(o.ts) AS BIGINT) * 1000000)"
-_DIMENSIONS: Final = {
+DIMENSIONS: Final = {
     **{
         name: f"CASE WHEN d.mode <> 'shadow' THEN d.{column} END"  # nobody asked for a shadow's answer
         for name, column in {"team": "team", "user": "user", "tier": "tier", "key": "key_id"}.items()
@@ -63,8 +63,8 @@ class UsageQuery:
 
     def __post_init__(self) -> None:
         for name in self.by:
-            if name not in _DIMENSIONS:
-                raise InvalidRequest(f"must be some of {', '.join(_DIMENSIONS)}, with commas between them", "by")
+            if name not in DIMENSIONS:
+                raise InvalidRequest(f"must be some of {', '.join(DIMENSIONS)}, with commas between them", "by")
         if len(set(self.by)) < len(self.by):
             raise InvalidRequest("names one twice", "by")
         if self.since is not None and self.until is not None and self.since >= self.until:
@@ -117,7 +117,7 @@ class Usage:
         conditions = ["o.ts >= ?"] * (query.since is not None) + ["o.ts < ?"] * (query.until is not None)
         where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
         total = log.execute(f"SELECT {sums} {start}{where}", bounds).fetchall()[0]
-        groups = ", ".join(_DIMENSIONS[name] for name in query.by)
+        groups = ", ".join(DIMENSIONS[name] for name in query.by)
         found = log.execute(
             f"SELECT {groups}, {sums} {start}{where} GROUP BY {groups} ORDER BY {groups} LIMIT {self._most_rows + 1}",
             bounds,

@@ -66,12 +66,13 @@ class Views:
         }
 
     def look_at_breakers(self, now: float) -> None:
-        """Put on the time line which breakers have moved."""
+        """Log which breakers have moved."""
         for model in self._learner.roster.names:
             for endpoint, state in self._breakers(model).items():
                 before = self._states.get((model, endpoint), "closed")
                 if state != before:
-                    self.live.timeline.breaker(model, endpoint, before, state, now)
+                    row = {"ts": now, "subject": "breakers", "what": state, "pool": None, "model": model, "by": None}
+                    self._learner.note_change([row | {"before": before, "after": state, "reason": endpoint}])
                 self._states[model, endpoint] = state
 
     def _figures(self, pool: str, now: float) -> dict[str, Any]:

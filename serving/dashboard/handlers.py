@@ -19,11 +19,11 @@ from serving.dashboard.feed import Feed
 from serving.dashboard.live import Live
 from serving.dashboard.why import Decisions
 from serving.errors import CallerGone
-from serving.query_strings import number_of, parameters_of
+from serving.history import MOST_EVENTS, History, Wanted
+from serving.query_strings import count_of, moment_of, parameters_of
 
 __all__ = ["Dashboard", "DashboardHandlers"]
 
-_MOST_EVENTS = 500
 _HEADERS = {
     "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
@@ -46,13 +46,14 @@ class DashboardHandlers:
     """What `Handlers` has besides; it provides the parts, who is admitted, and how a stream is written."""
 
     _dashboard: Dashboard
+    _history: History
 
     def dashboard_routes(self) -> list[web.RouteDef]:
         """The table of these routes."""
         return [
             web.get("/dashboard", self.dashboard),
             web.get("/dashboard/{file}", self.dashboard_file),
-            web.get("/admin/live", self.admin_live),
+            web.get("/admin/live", self.admin_live, allow_head=False),  # its body never ends
             web.get("/admin/events", self.admin_events),
             web.get("/admin/decisions", self.admin_decisions),
             web.get("/admin/decisions/{id:.+}", self.admin_decision),
@@ -92,17 +93,19 @@ class DashboardHandlers:
         return response
 
     async def admin_events(self, request: web.Request) -> web.Response:
-        """`GET /admin/events`: the time line, newest first."""
+        """`GET /admin/events`: what happened to pools and models and who changed what, newest first."""
         self._admit_admin(request)
-        given = parameters_of(request.query, "limit", "pool")
-        limit = int(number_of(given, "limit", default=100.0, above=0.0, at_most=_MOST_EVENTS))
-        return _json({"events": self._dashboard.live.timeline.last(limit, given.get("pool"))})
+        given = parameters_of(request.query, "limit", "pool", "kind", "since", "cursor")
+        limit = count_of(given, "limit", default=100, at_most=MOST_EVENTS)
+        since = moment_of(given, "since")
+        wanted = Wanted(limit, given.get("kind"), given.get("pool"), since, given.get("cursor"))
+        return _json(await self._history.of(wanted))
 
     async def admin_decisions(self, request: web.Request) -> web.Response:
         """`GET /admin/decisions`: the last decisions, newest first."""
         self._admit_admin(request)
         given = parameters_of(request.query, "limit", "pool")
-        limit = int(number_of(given, "limit", default=100.0, above=0.0, at_most=100.0))
+        limit = count_of(given, "limit", default=100, at_most=100)
         return _json({"decisions": self._dashboard.decisions.last(limit, given.get("pool"))})
 
     async def admin_decision(self, request: web.Request) -> web.Response:

@@ -13,7 +13,7 @@ import orjson
 
 from serving.store import Event
 
-__all__ = ["TimeLine"]
+__all__ = ["TimeLine", "told"]
 
 _KEPT: Final = 500
 _LONGEST: Final = 300  # characters of a detail
@@ -26,6 +26,7 @@ _CANARY: Final = {
     "canary_aborted": "canary is aborted",
     "canary_released": "model is let in again",
 }
+_ACTIONS: Final = {"models": "model", "cache": "cache", "drain": "drain"}  # subjects whose change says it all
 _LIMITS: Final = {
     "p95_latency_s": "p95 latency",
     "p95_time_to_first_token_s": "p95 time to first token",
@@ -44,20 +45,8 @@ class TimeLine:
     def witness(self, event: Event) -> None:
         """Note an event of the log that is of no decision."""
         row = orjson.loads(event.payload)
-        if event.kind == "filter_event":
-            self._add(_standing(row))
-        elif event.kind in ("model_added", "model_removed"):
-            joined = "joins" if event.kind == "model_added" else "leaves"
-            place = "the service" if row.get("pool") is None else f"pool {row['pool']}"
-            self._add(_entry(row, "model", f"{joined} {place}", ""))
-        elif event.kind == "change":
-            self._add(_change(row))
-
-    def breaker(self, model: str, endpoint: str, before: str, after: str, ts: float) -> None:
-        """An endpoint's breaker went from one state to another."""
-        title = f"breaker {after.replace('_', ' ')}"
-        row = {"ts": ts, "model": model}
-        self._add(_entry(row, "breaker", title, f"endpoint {endpoint}: {before} before") | {"to": after})
+        if row.get("subject") != "models":  # what became of pools stands there already
+            self._add(told(row))
 
     def since(self, count: int) -> list[dict[str, Any]]:
         """The entries that came when `count` were there already, oldest first."""
@@ -101,6 +90,16 @@ class TimeLine:
         self._entries.append(entry)
 
 
+def told(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The entry of a row of the log's `changes` or `filter_events`."""
+    if "subject" in row:
+        return _change(row)
+    if row["reason"] in ("added", "removed"):
+        place = "the service" if row.get("pool") is None else f"pool {row['pool']}"
+        return _entry(row, "model", f"{'joins' if row['reason'] == 'added' else 'leaves'} {place}", "")
+    return _standing(row)
+
+
 def _entry(row: Mapping[str, Any], kind: str, title: str, detail: str) -> dict[str, Any]:
     return {
         "ts": row["ts"],
@@ -131,6 +130,9 @@ def _change(row: Mapping[str, Any]) -> dict[str, Any]:
     subject, what = row["subject"], row["what"]
     if subject == "keys":  # whose key it is stands in the list of keys
         return _entry(row, "key", f"key {what.removeprefix('key_').replace('_', ' ')}", "")
+    if subject == "breakers":
+        title, detail = f"breaker {what.replace('_', ' ')}", f"endpoint {row['reason']}: {row['before']} before"
+        return _entry(row, "breaker", title, detail) | {"to": what}
     if what in _CANARY or what.startswith("canary"):
         share = (row.get("after") or {}).get("share")
         given = [] if share is None else [f"{share:.0%} of the calls"]
@@ -139,6 +141,8 @@ def _change(row: Mapping[str, Any]) -> dict[str, Any]:
     if subject == "budgets" and what != "limit":
         name = row["after"]["budget"]
         return _entry(row, "budget", f"budget {what}", f"{name}: {row.get('reason') or ''}")
+    if subject in _ACTIONS:
+        return _entry(row, "change", f"{_ACTIONS[subject]} {what.replace('_', ' ')}", "")
     titles = {"model_disabled": "switched off" if row.get("after") else "switched on", "limit": "budget changed"}
     detail = "" if what == "model_disabled" else f"{_short(row.get('before'))} → {_short(row.get('after'))}"
     entry = _entry(row, "change", titles.get(what, f"{what.replace('_', ' ')} changed"), detail)

@@ -11,13 +11,12 @@ from typing import Any
 
 import orjson
 
-from bandit.scorer import reward
 from bandit.types import Decision
 from serving.dashboard.live import Live
 from serving.dashboard.series import known
 from serving.errors import UnknownDecision
 from serving.learner import Learner
-from serving.records import Record, made_at_s
+from serving.records import Record, made_at_s, reward_of
 from serving.store import Store
 
 __all__ = ["Decisions", "brief"]
@@ -106,10 +105,8 @@ class Decisions:
         return [{name: row.get(name) for name in _OF_AN_ATTEMPT} for row in rows]
 
     def _reward(self, record: Record) -> float | None:
-        pool, outcome = self._learner.pools.get(record.decision.pool), record.outcome
-        if pool is None or outcome is None or record.feedback is None:
-            return None
-        return reward(pool.objective, record.feedback.quality, outcome.cost_usd, outcome.latency_s)
+        pool = self._learner.pools.get(record.decision.pool)
+        return None if record.feedback is None else reward_of(pool, record, record.feedback)
 
 
 _OF_AN_ATTEMPT: Sequence[str] = (

@@ -22,14 +22,14 @@ from serving.traffic.rules import named_models
 from serving.traffic.settings import ExperimentSettings, Learning, Weights
 from serving.traffic.state import PoolTraffic, Traffic
 
-__all__ = ["PoolDesk"]
+__all__ = ["ModelPatch", "PoolDesk", "PoolPatch"]
 
 _S = TypeVar("_S", bound=Section)
 _FEWEST_FOR_A_CANARY = 2
 _MOST_EXPERIMENTS = 20  # of a pool, as the configuration may have
 
 
-class _PoolPatch(Section):
+class PoolPatch(Section):
     """The body of `PATCH /admin/pools/{name}`; what it does not name stays as it is."""
 
     weights: Weights | None = Field(default=None, description="Shares of calls by model; null: the policy chooses.")
@@ -39,7 +39,7 @@ class _PoolPatch(Section):
     )
 
 
-class _ModelPatch(Section):
+class ModelPatch(Section):
     """The body of `PATCH /admin/models/{name}`."""
 
     disabled: Flag = Field(description="Whether it gets no call at all.")
@@ -73,7 +73,7 @@ class PoolDesk:
 
     async def patch(self, name: str, body: Mapping[str, Any], by: str | None, now: float) -> dict[str, Any]:
         """Change what the body names of a pool; durable on return. Raises UnknownModel, InvalidFields."""
-        traffic, patch = self._of(name), _checked(_PoolPatch, body)
+        traffic, patch = self._of(name), _checked(PoolPatch, body)
         self._check_members(name, body)
         named: dict[str, Any] = {what: getattr(patch, what) for what in patch.model_fields_set}
         if "disabled" in named:
@@ -89,7 +89,7 @@ class PoolDesk:
         """Disable a model everywhere, or let it serve again; durable on return. Raises UnknownModel, InvalidFields."""
         if name not in self._learner.roster.names:
             raise UnknownModel(name, self._learner.roster.names)
-        disabled = _checked(_ModelPatch, body).disabled
+        disabled = _checked(ModelPatch, body).disabled
         if disabled != (name in self._traffic.disabled):
             await self._change([self._traffic.row(name, disabled=disabled, by=by, ts=now)])
         return {"name": name, "disabled": disabled, "pools": [p.name for p in self._members(name)]}
@@ -125,6 +125,16 @@ class PoolDesk:
         """A pool's canary; None where there was none. Raises UnknownModel."""
         return self._of(name).canary.status()
 
+    def canaries(self) -> list[dict[str, Any]]:
+        """The canary of every pool that has or had one."""
+        shown = [(name, traffic.canary.status()) for name, traffic in self._traffic.pools.items()]
+        return [{"pool": name, **canary} for name, canary in shown if canary is not None]
+
+    def experiments(self) -> list[dict[str, Any]]:
+        """Every experiment of every pool."""
+        pools = self._traffic.pools.items()
+        return [{"pool": name, **found.status()} for name, traffic in pools for found in traffic.experiments.values()]
+
     async def start_canary(self, name: str, body: Mapping[str, Any], by: str | None, now: float) -> dict[str, Any]:
         """Put a model of the pool on trial; durable on return. Raises UnknownModel, InvalidFields, Conflict."""
         canary, settings = self._of(name).canary, _checked(CanarySettings, body)
@@ -147,6 +157,11 @@ class PoolDesk:
             raise Conflict(f"pool {name!r} has no canary to end", canary.status(), "no_canary")
         await self._change([row])
         return canary.status()
+
+    async def note_purge(self, name: str, dropped: int, by: str | None, now: float) -> None:
+        """Log that a pool's kept answers were dropped; durable on return."""
+        row = {"ts": now, "subject": "cache", "what": "purged", "pool": name, "model": None, "reason": None, "by": by}
+        await self._change([row | {"before": {"answers": dropped}, "after": {"answers": 0}}])
 
     async def _change(self, rows: list[dict[str, Any]]) -> None:
         if rows:

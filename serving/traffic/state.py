@@ -72,6 +72,11 @@ class PoolTraffic:
         """The value in force of `weights`, `learning`, `disabled` or `experiments`."""
         return self._live.get(what, self.configured[what])
 
+    @property
+    def live(self) -> dict[str, Any]:
+        """What was changed while the service runs, and stands."""
+        return dict(self._live)
+
     def row(self, what: str, after: Any, by: str | None, ts: float, reason: str | None = None) -> dict[str, Any]:
         """The row of a change to `after`; nothing has changed yet."""
         change = {"ts": ts, "subject": SUBJECT, "what": what, "pool": self.settings.name, "model": None}

@@ -38,13 +38,20 @@ CLOSED = [
     ("GET", "/admin/pools/{name:.+}"),
     ("PATCH", "/admin/pools/{name:.+}"),
     ("PATCH", "/admin/models/{name:.+}"),
+    ("GET", "/admin/config"),
+    ("GET", "/admin/canaries"),
+    ("GET", "/admin/experiments"),
+    ("GET", "/admin/snapshot"),
+    ("GET", "/admin/drain"),
+    ("POST", "/admin/drain"),
+    ("DELETE", "/admin/drain"),
     ("GET", "/admin/live"),
     ("GET", "/admin/events"),
     ("GET", "/admin/decisions"),
     ("GET", "/admin/decisions/{id:.+}"),
 ]
-OPEN = [("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics"), ("GET", "/dashboard")]
-OPEN_FILES = [("GET", "/dashboard/{file}")]  # the page's scripts and styles, which hold no data
+OPEN = [("GET", path) for path in ("/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/dashboard")]
+OPEN_FILES = [("GET", "/dashboard/{file}"), ("GET", "/docs/{file}")]  # the pages' scripts and styles, without data
 WRONG = [
     None,
     "",

@@ -139,6 +139,11 @@ def filtered(to_state, ts):
     )
 
 
+def opened(ts):
+    row = {"subject": "breakers", "what": "open", "pool": None, "model": "c", "by": None, "reason": "1"}
+    return event("change", ts=ts, before="closed", after="open", **row)
+
+
 def test_the_time_line_tells_what_had_held_at_a_moment():
     line = Live(["auto"]).timeline
     line.witness(filtered("filtered", T0))
@@ -156,7 +161,7 @@ def test_the_time_line_knows_what_was_switched_off_and_broken():
     line.witness(event("change", ts=T0 + 5, what="disabled", after=[], **change))
     everywhere = change | {"pool": None, "model": "b", "before": False}
     line.witness(event("change", ts=T0, what="model_disabled", after=True, **everywhere))
-    line.breaker("c", "1", "closed", "open", T0)
+    line.witness(opened(T0))
     assert (line.disabled("auto", "a", T0 + 1), line.disabled("auto", "a", T0 + 6)) == (True, False)
     assert (line.disabled("auto", "b", T0 + 1), line.disabled("auto", "c", T0 + 1)) == (True, False)
     assert (line.broken("c", T0 + 1), line.broken("a", T0 + 1)) == (True, False)
@@ -176,7 +181,7 @@ def test_the_time_line_tells_a_key_by_what_happened_to_it_alone():
 def test_what_is_new_is_told_once_and_the_line_is_bounded():
     line = Live(["auto"]).timeline
     for i in range(600):
-        line.breaker("c", "1", "closed", "open", T0 + i)
+        line.witness(opened(T0 + i))
     assert line.count == 600
     assert [entry["ts"] - T0 for entry in line.since(598)] == [598, 599]
     assert line.since(600) == []

@@ -47,6 +47,7 @@ from serving.http_errors import described, error_middleware, without_request_byt
 from serving.log_errors import LogTooLarge, LogUnavailable
 from serving.metrics import Metrics
 from serving.settings import AuthSettings, ServerSettings
+from serving.traffic.drain import Drain
 
 
 def _busy():
@@ -203,8 +204,8 @@ async def test_operators_need_a_key_unless_only_this_machine_can_ask_or_the_conf
     auth = AuthSettings.model_validate({"keys": [{"key": "first-key-1", "user": "ada"}]})
     settings = ServerSettings(host=host, metrics_public=public)
     metrics, learner = Metrics(), _Healthy()
-    names = ("admin", "benchmarks", "matrix", "export", "keys", "pools", "budgets", "usage", "dashboard", "intake")
-    unused = dict.fromkeys(names)
+    unused = dict.fromkeys(("admin", "benchmarks", "matrix", "export", "keys", "pools", "budgets", "usage", "intake"))
+    unused |= dict.fromkeys(("dashboard", "history", "operator")) | {"drain": Drain(None, lambda: 0)}
     ring = KeyRing(auth.keys)
     tiers = Tiers((), ring.allowed)
     admission = Admission(auth, ring, tiers, clock=lambda: 1e9)
@@ -213,7 +214,7 @@ async def test_operators_need_a_key_unless_only_this_machine_can_ask_or_the_conf
     app = web.Application(middlewares=[error_middleware(metrics, 10)])
     app.add_routes(handlers.routes())
     async with TestClient(TestServer(app)) as client:
-        for path in ("/healthz", "/readyz", "/metrics"):
+        for path in ("/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"):
             async with client.get(path) as response:
                 assert response.status == status
             async with client.get(path, headers={"Authorization": "Bearer first-key-1"}) as response:
