@@ -21,6 +21,7 @@ __all__ = ["Gate", "Ticket"]
 
 _LOOK_S = 0.001  # between two looks at the loop, while calls run or wait
 _RATE_WEIGHT = 0.05  # of the newest gap between two waiters that get a place
+_MIXED_S = 10.0  # after which calls of one priority are taken to be the only ones
 Shed = Callable[[int, str], None]
 
 
@@ -85,6 +86,8 @@ class Gate:
         self.in_use = self.waiting = 0
         self._levels: dict[int, _Level] = {}  # as many as the tiers have priorities; highest first
         self._lowest = math.inf  # priority of which a call has ever waited
+        self._latest: int | None = None  # priority of the latest call
+        self._mixed_at = -math.inf  # when calls of two priorities last came one after the other
         self._admitted_at: float | None = None
         self._gap_s: float | None = None  # between two waiters that get a place
         self._watch: asyncio.Handle | None = None
@@ -98,6 +101,10 @@ class Gate:
 
     def passes(self, priority: int) -> bool:
         """Whether a call of that priority has not to wait."""
+        if priority != self._latest:
+            if self._latest is not None:
+                self._mixed_at = self._clock()
+            self._latest = priority
         return not (self.waiting and self._first().priority >= priority) and self._room(priority)
 
     def taken(self) -> None:
@@ -166,7 +173,9 @@ class Gate:
     def _room(self, priority: int, *, waited: bool = False) -> bool:
         if self.in_use >= self.limit:
             return False
-        return self.pace is None or self.pace.may_begin(ahead=priority > self._lowest, waited=waited)
+        if self.pace is None or self.pace.may_begin(ahead=priority > self._lowest, waited=waited):
+            return True
+        return self._clock() - self._mixed_at > _MIXED_S  # nobody is more urgent: to wait would help no one
 
     def _first(self) -> _Level:
         return next(level for level in self._levels.values() if level.waiters)

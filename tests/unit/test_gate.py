@@ -264,12 +264,23 @@ class BusyLoop(Callers):
         self.clock.now += self.turn_s
         return self.clock.now
 
-    async def busy(self) -> BusyLoop:
+    async def busy(self, *, mixed: bool = True) -> BusyLoop:
         await self.come("running")
         async with asyncio.timeout(10):
             while self.gate.pace.busy_share < 0.9:  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(0.001)
+        if mixed:
+            self.gate.passes(5)  # one of higher priority has just come
         return self
+
+
+async def test_where_all_calls_have_one_priority_none_waits_for_the_loop():
+    """There is nobody for whom it would be kept free."""
+    callers = await BusyLoop().busy(mixed=False)
+    for i in range(50):
+        await callers.come(str(i))
+    assert (callers.gate.in_use, callers.gate.waiting) == (51, 0)
+    callers.gate.close()
 
 
 async def test_while_the_loop_is_busy_the_lowest_wait_and_the_highest_pass():
