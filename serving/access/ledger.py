@@ -382,7 +382,8 @@ def _unit(entry: BudgetEntry) -> str:
 
 
 def _units(entry: BudgetEntry, limit: float | None) -> int:
-    return int(limit or 0) if entry.usd is None else round((limit or 0) * _UNITS_PER_USD)
+    """A limit in whole units: one at least, since shares of it are told."""
+    return max(1, int(limit or 0) if entry.usd is None else round((limit or 0) * _UNITS_PER_USD))
 
 
 def _amount(entry: BudgetEntry, units: int) -> float | int:

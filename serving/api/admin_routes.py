@@ -24,7 +24,7 @@ from serving.traffic.settings import ExperimentSettings
 
 __all__ = ["ADMIN_ROUTES"]
 
-_POOL: Final = parameter("pool", "Only of this pool.", minLength=1)
+_POOL: Final = parameter("pool", "Only of this pool.")
 _LIMIT: Final = Parameter("limit", LIMIT, {"type": "integer", "minimum": 1, "maximum": 100, "default": 100})
 _STORE: Final = (503,)
 _ATTACHED: Final = {"Content-Disposition": "A name for the file."}

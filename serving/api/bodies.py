@@ -117,7 +117,7 @@ class ModelAddition(Addition):
 class BudgetPatch(BaseModel):
     """Another limit, in the budget's own unit; null goes back to the configuration's."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"minProperties": 1, "maxProperties": 1})
 
     usd: Annotated[float, Field(gt=0, le=1e12)] | None = None
     tokens: Annotated[int, Field(gt=0, le=10**12)] | None = None

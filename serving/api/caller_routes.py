@@ -27,15 +27,17 @@ def _header(name: str, description: str, **schema: object) -> Parameter:
     return Parameter(name, description, {"type": "string", **schema}, place="header")
 
 
-_NUMBER: Final = r"^[0-9]+(\.[0-9]+)?$"
+_PAIRS: Final = r"^[^=,]+=[^=,]+(,[^=,]+=[^=,]+){0,9}$"
+_NUMBER: Final = {"type": "number", "exclusiveMinimum": 0}
+_NUMBERS: Final = {"type": "array", "items": {"type": "number"}, "minItems": 1, "maxItems": 64}
 _CALL_HEADERS: Final = (
     _header("x-pointsman-category", "A task label: the best feature there is.", minLength=1, maxLength=64),
-    _header("x-pointsman-tags", "Up to 10 pairs name=value with commas between them; they are logged."),
-    _header("x-pointsman-max-cost-usd", "What this call may cost, with 95 % confidence.", pattern=_NUMBER),
-    _header("x-pointsman-max-latency-s", "What this call may take, with 95 % confidence.", pattern=_NUMBER),
-    _header("x-pointsman-context", "Features of your own: up to 64 numbers with commas between them."),
+    _header("x-pointsman-tags", "Up to 10 pairs name=value with commas between them; they are logged.", pattern=_PAIRS),
+    _header("x-pointsman-max-cost-usd", "What this call may cost, with 95 % confidence.", **_NUMBER),
+    _header("x-pointsman-max-latency-s", "What this call may take, with 95 % confidence.", **_NUMBER),
+    _header("x-pointsman-context", "Features of your own, for pools that have columns for them.", **_NUMBERS),
     _header("x-pointsman-session", "Keeps a conversation on its model.", minLength=1, maxLength=256),
-    _header("x-pointsman-timeout-s", "Shortens the call's deadline, in seconds; at most 3600.", pattern=_NUMBER),
+    _header("x-pointsman-timeout-s", "Shortens the call's deadline, in seconds.", **_NUMBER, maximum=3600),
 )
 _CACHE: Final = _header("Cache-Control", "no-store, no-cache, max-age=…, only-if-cached: see the cache.")
 _DECISION: Final = {

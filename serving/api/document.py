@@ -71,6 +71,7 @@ _MEANING: Final = {
     503: "Not now; try again after Retry-After.",
     504: "No answer in time, or none in the cache.",
 }
+_BOUNDS: Final = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
 _IN_PATH: Final = re.compile(r"{(\w+)}")
 _EXAMPLES: Final = {"name": "auto", "pool": "auto", "file": "index.css"}
 
@@ -89,8 +90,19 @@ def document(version: str) -> bytes:
         components=Components(securitySchemes={"key": key}),
         tags=[Tag(name=name, description=text) for name, text in _TAGS.items()],
     )
-    made = construct_open_api_with_schema_class(api)
-    return orjson.dumps(made.model_dump(mode="json", by_alias=True, exclude_none=True))
+    made = construct_open_api_with_schema_class(api).model_dump(mode="json", by_alias=True, exclude_none=True)
+    made["components"]["schemas"] = _in_json_schemas_words(made["components"]["schemas"])
+    return orjson.dumps(made)
+
+
+def _in_json_schemas_words(value: Any) -> Any:
+    """Bounds of a part of a union, which pydantic calls by its own names where a validator stands before them."""
+    if isinstance(value, list):
+        return [_in_json_schemas_words(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    bounded = isinstance(value.get("type"), str)
+    return {_BOUNDS.get(name, name) if bounded else name: _in_json_schemas_words(item) for name, item in value.items()}
 
 
 def _described(operation: Operation) -> Described:

@@ -69,7 +69,9 @@ class Views:
         """Log which breakers have moved."""
         for model in self._learner.roster.names:
             for endpoint, state in self._breakers(model).items():
-                before = self._states.get((model, endpoint), "closed")
+                before = self._states.get((model, endpoint))
+                if before is None:  # as it was in an earlier life
+                    before = "open" if self.live.timeline.broken(model, now) else "closed"
                 if state != before:
                     row = {"ts": now, "subject": "breakers", "what": state, "pool": None, "model": model, "by": None}
                     self._learner.note_change([row | {"before": before, "after": state, "reason": endpoint}])

@@ -40,6 +40,14 @@ def test_every_reference_leads_somewhere_and_every_schema_is_sound():
     assert len(set(ids)) == len(ids)
 
 
+def test_ranges_are_told_wherever_they_are():
+    schemas = parsed()["components"]["schemas"]
+    assert schemas["PriceSettings"]["properties"]["per_call"]["maximum"] == 1e6
+    (samples, _) = schemas["ModelAddition"]["properties"]["samples"]["anyOf"]
+    assert samples == {"type": "integer", "minimum": 1, "maximum": 1_000_000}
+    assert re.findall(r"'(ge|gt|le|lt)':", str(schemas)) == []
+
+
 def test_what_wants_a_key_is_told_so():
     for route in ROUTES:
         operation = parsed()["paths"][route.path][route.method.lower()]

@@ -180,6 +180,14 @@ def test_a_limit_is_raised_while_the_service_runs_and_taken_back():
         ledger.reserve(ALICE, 0.0, 0, NOON)
 
 
+def test_a_limit_too_small_to_count_is_one_unit_and_its_share_can_be_told():
+    ledger = Ledger([budget(name="b", kind="soft")])
+    ledger.changed(changed_limit(5e-324))
+    (row,) = spend(ledger, 0.5)
+    assert row["what"] == "spent"
+    assert "spent=5e+11" in ledger.headers(ALICE, NOON)["x-pointsman-budget-warning"]
+
+
 def test_its_state_goes_through_json_and_leaves_out_what_counts_otherwise_now():
     entries = [budget(name="a"), budget(name="b", scope="user", usd=None, tokens=100)]
     ledger = Ledger(entries)
