@@ -11,9 +11,9 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from serving.warmstart import WarmStart
 
 __all__ = ["main"]
+
+_T = TypeVar("_T")
 
 main = typer.Typer(
     name="pointsman",
@@ -61,7 +63,10 @@ def serve(
 ) -> None:
     """Serve the pools of a configuration until SIGINT or SIGTERM."""
     overrides = {"host": host, "port": port, "data_dir": data_dir}
-    settings = _load(config, {name: value for name, value in overrides.items() if value is not None})
+    from serving.config_source import ConfigSource
+
+    source = ConfigSource(config, os.environ, {name: value for name, value in overrides.items() if value is not None})
+    settings, digest = _checked(source.read)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     import uvloop
 
@@ -70,7 +75,7 @@ def serve(
     from serving.warmstart import WarmStartUnusable
 
     try:
-        uvloop.run(run(settings, typer.echo))
+        uvloop.run(run(settings, source, digest, typer.echo))
     except (OSError, StoreError, WarmStartUnusable) as error:
         typer.echo(f"pointsman: {error}", err=True)
         raise typer.Exit(1) from None
@@ -297,10 +302,17 @@ def _program() -> str:
 
 
 def _load(config: Path, server: dict[str, Any]) -> Settings:
-    from serving.settings import ConfigError, load_settings
+    from serving.settings import load_settings
+
+    return _checked(lambda: load_settings(config, os.environ, server))
+
+
+def _checked(read: Callable[[], _T]) -> _T:
+    """What `read` reads of a configuration; exits with 2 and every problem where there are any."""
+    from serving.settings import ConfigError
 
     try:
-        return load_settings(config, os.environ, server)
+        return read()
     except ConfigError as error:
         from rich.console import Console
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -46,44 +47,60 @@ from serving.wire import Call, Kind, model_name, parse_body, parse_call, parse_j
 
 if TYPE_CHECKING:
     from bandit.types import Decision
+    from serving.admin_handlers import Reload
+    from serving.lifecycle import Life
 
-__all__ = ["Handlers"]
+__all__ = ["Handlers", "Parts"]
 
 _CHUNK_BYTES = 1 << 18
 
 
-class Handlers(AdminHandlers, KeyHandlers, PoolHandlers, SpendingHandlers):
-    """All routes of the service, over the parts that `app` put together."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What the handlers have the work done by; all of them are made of one configuration."""
 
-    def __init__(
-        self,
-        server: ServerSettings,
-        admission: Admission,
-        routing: Routing,
-        desk: FeedbackDesk,
-        *,
-        admin: AdminDesk,
-        keys: KeyDesk,
-        tiers: Tiers,
-        benchmarks: BenchmarkDesk,
-        matrix: Matrix,
-        export: LogExport,
-        pools: PoolDesk,
-        budgets: BudgetDesk,
-        usage: Usage,
-        learner: Learner,
-        metrics: Metrics,
-        intake: Intake,
-    ) -> None:
-        self._server = server
-        self._admission, self._routing, self._desk = admission, routing, desk
-        self._admin, self._benchmarks, self._matrix, self._export = admin, benchmarks, matrix, export
-        self._learner, self._metrics = learner, metrics
-        self._keys, self._tiers = keys, tiers
-        self._pools, self._budgets, self._usage = pools, budgets, usage
-        self._intake = intake
+    server: ServerSettings
+    admission: Admission
+    routing: Routing
+    desk: FeedbackDesk
+    admin: AdminDesk
+    keys: KeyDesk
+    tiers: Tiers
+    benchmarks: BenchmarkDesk
+    matrix: Matrix
+    export: LogExport
+    pools: PoolDesk
+    budgets: BudgetDesk
+    usage: Usage
+    learner: Learner
+    metrics: Metrics
+    intake: Intake
+
+
+class Handlers(AdminHandlers, KeyHandlers, PoolHandlers, SpendingHandlers):
+    """All routes of the service, over the parts that `app` put together.
+
+    A reload puts others in their place: after a wait, a handler goes on with those of then, and so never acts on what
+    is gone. A call whose decision is made has its own way to the end, with what it was decided by.
+    """
+
+    def __init__(self, parts: Parts, life: Life, reload: Reload) -> None:
+        self._life, self._reload = life, reload
         self._started_at = int(time.time())
-        self.ready = False
+        self.use(parts)
+
+    def use(self, parts: Parts) -> None:
+        """Work with these from now on."""
+        self._server, self._admission, self._routing, self._desk = (
+            parts.server,
+            parts.admission,
+            parts.routing,
+            parts.desk,
+        )
+        self._admin, self._benchmarks, self._matrix = parts.admin, parts.benchmarks, parts.matrix
+        self._export, self._keys, self._tiers = parts.export, parts.keys, parts.tiers
+        self._pools, self._budgets, self._usage = parts.pools, parts.budgets, parts.usage
+        self._learner, self._metrics, self._intake = parts.learner, parts.metrics, parts.intake
 
     def routes(self) -> list[web.RouteDef]:
         """The table of routes."""
@@ -152,13 +169,14 @@ class Handlers(AdminHandlers, KeyHandlers, PoolHandlers, SpendingHandlers):
         else:
             call = parse_route(body, hints, self._server.max_messages)
         decision, labels = self._routing.decide(call, Caller(principal, hints.tags), ts=time.time())
+        upstream_model = self._routing.upstream_model(decision.chosen)
         _, durable = self._learner.record_decision(decision, labels)
         await durable
         return _json(
             {
                 "decision_id": decision.decision_id,
                 "model": decision.chosen,
-                "upstream_model": self._routing.upstream_model(decision.chosen),
+                "upstream_model": upstream_model,
                 "mode": decision.mode,
                 "propensity": decision.propensity,
                 "probabilities": dict(zip(decision.arms, decision.probabilities.tolist(), strict=True)),
@@ -209,7 +227,7 @@ class Handlers(AdminHandlers, KeyHandlers, PoolHandlers, SpendingHandlers):
     async def readyz(self, request: web.Request) -> web.Response:
         """`GET /readyz`: calls are taken; 503 while starting, stopping, or without a working store."""
         await self._admit_operator(request)
-        if not self.ready or not self._learner.healthy:
+        if not self._life.ready or not self._learner.healthy:
             raise Unavailable("starting, stopping, or the operational store has failed")
         return _json({"status": "ready"})
 
@@ -238,13 +256,15 @@ class Handlers(AdminHandlers, KeyHandlers, PoolHandlers, SpendingHandlers):
                 if call.stream:
                     response, used = await self._stream(request, call, caller)
                 else:
-                    response, used = await self._complete(call, caller, arrived)
+                    async with self._life.call():
+                        response, used = await self._complete(call, caller, arrived)
             finally:
                 self._intake.settle(taken, used, time.time())
             return response
 
     async def _complete(self, call: Call, caller: Caller, arrived: float) -> tuple[web.StreamResponse, Outcome]:
-        answer = await self._intake.caching.complete(call, caller)
+        with self._routing.in_use():
+            answer = await self._intake.caching.complete(call, caller)
         overhead_s = time.perf_counter() - arrived - answer.upstream_s
         self._metrics.overhead.observe(overhead_s)
         outcome, now = answer.outcome, time.time()
@@ -264,7 +284,8 @@ class Handlers(AdminHandlers, KeyHandlers, PoolHandlers, SpendingHandlers):
         self, request: web.Request, call: Call, caller: Caller
     ) -> tuple[web.StreamResponse, Outcome | None]:
         try:
-            return await self._streamed(request, call, caller)
+            with self._routing.in_use():
+                return await self._streamed(request, call, caller)
         except CallerGone:
             if request.transport is not None:
                 request.transport.abort()  # one who stopped reading would keep the connection
@@ -276,7 +297,7 @@ class Handlers(AdminHandlers, KeyHandlers, PoolHandlers, SpendingHandlers):
         response: web.StreamResponse | None = None
         answer: AnswerStream | None = None
         try:
-            async with self._intake.caching.stream(call, caller) as answer:
+            async with self._life.call(), self._intake.caching.stream(call, caller) as answer:
                 now = time.time()
                 headers = _decision_headers(answer.decision, answer.model) | self._intake.told(caller, now)
                 headers |= caller.headers

@@ -68,6 +68,7 @@ class Metrics:
         self.multiplier = Gauge(
             "pointsman_pacer_multiplier", "What the budget makes a cost weigh.", ("pool",), registry=self.registry
         )
+        self.reloads = self._counter("reloads", "Reloads of the configuration, by what became of them.", ("result",))
         self.rejected = self._counter("rejected_requests", "Requests refused, by error code.", ("code",))
         self.unexpected = self._counter("unexpected_errors", "Errors nobody foresaw; see the service's log.", ())
         self.store_pending = Gauge(
@@ -136,6 +137,11 @@ class Metrics:
         self.cache_entries.labels(pool).set_function(lambda: len(cache()))
         self.cache_bytes.labels(pool).set_function(lambda: cache().bytes)
 
+    def forget_cache(self, pool: str) -> None:
+        """Show it no more."""
+        self.cache_entries.remove(pool)
+        self.cache_bytes.remove(pool)
+
     def count_spared(self, model: str, calls: int) -> None:
         """Count the calls to a model that a batch made unnecessary."""
         self.spared.labels(model).inc(calls)
@@ -154,9 +160,17 @@ class Metrics:
     def watch(self, pool: Pool) -> None:
         """Show a pool's standing and multiplier from now on."""
         self.filter_states(pool)
-        if pool.pacer is not None:
-            pacer = pool.pacer
+        if (pacer := pool.pacer) is None:
+            self.multiplier.remove(pool.name)
+        else:
             self.multiplier.labels(pool.name).set_function(lambda: pacer.multiplier)
+
+    def forget(self, pool: Pool) -> None:
+        """Show a pool's standing and multiplier no more: it is gone. What was counted stays."""
+        for name in self._shown.pop(pool.name, ()):
+            for state in _STATES:
+                self.state.remove(pool.name, name, state)
+        self.multiplier.remove(pool.name)
 
     def filter_states(self, pool: Pool) -> None:
         """Show a pool's standing anew, without the models that have left it."""

@@ -94,7 +94,8 @@ class _Found:
 class Caching:
     """The caches of the pools in `settings`.
 
-    `labels`: what is logged of a call, `secret` hashes keys, `clock` is monotonic.
+    `labels`: what is logged of a call, `secret` hashes keys, `clock` is monotonic. What `before` keeps is kept for
+    pools whose settings it has.
     """
 
     def __init__(
@@ -108,13 +109,20 @@ class Caching:
         metrics: Metrics,
         secret: bytes,
         clock: Callable[[], float],
+        before: Caching | None = None,
     ) -> None:
         self._way, self._learner, self._traffic, self._metrics = way, learner, traffic, metrics
         self._labels, self._secret, self._clock = labels, secret, clock
-        self._shelves = {pool: _new_shelf(of) for pool, of in settings.items()}
+        self.shelves: dict[str, _Shelf] = {}
+        kept = {} if before is None else before.shelves
+        for pool, of in settings.items():
+            same = pool in kept and kept[pool].settings == of
+            self.shelves[pool] = kept[pool] if same else _new_shelf(of)
         self._definitions: dict[str, tuple[ModelSettings | None, bytes]] = {}
-        for pool in self._shelves:
+        for pool in self.shelves:
             metrics.watch_cache(pool, partial(self._answers_of, pool))
+        for pool in kept.keys() - self.shelves.keys():
+            metrics.forget_cache(pool)
 
     async def complete(self, call: Call, caller: Caller) -> Answer:
         """A call that is answered in one piece. Raises NotCached, InvalidRequest, and what routing raises."""
@@ -156,20 +164,20 @@ class Caching:
 
     def purge(self, pool: str) -> int:
         """Drop all that a pool keeps, and what is under way to it; how many there were. Raises UnknownModel."""
-        if pool not in self._shelves:
-            raise UnknownModel(pool, list(self._shelves), "pool")
-        before = self._shelves[pool]
-        self._shelves[pool] = _new_shelf(before.settings)
+        if pool not in self.shelves:
+            raise UnknownModel(pool, list(self.shelves), "pool")
+        before = self.shelves[pool]
+        self.shelves[pool] = _new_shelf(before.settings)
         return len(before.answers)
 
     def _answers_of(self, pool: str) -> AnswerCache:
-        return self._shelves[pool].answers
+        return self.shelves[pool].answers
 
     # --- what may be served
 
     def _request(self, call: Call, caller: Caller) -> _Request | None:
         """None where the cache has no part in a call; NotCached where the caller wants no other answer."""
-        began, shelf = time.perf_counter(), self._shelves.get(call.model)
+        began, shelf = time.perf_counter(), self.shelves.get(call.model)
         control = read_cache_control(call.cache_control)
         key = labels = None
         if shelf is not None and control.keep and (deterministic(call) or not shelf.settings.only_deterministic):
@@ -211,8 +219,8 @@ class Caching:
 
     def _allowed(self, pool: str, model: str) -> bool:
         """Whether a model's answers may be given: it is in the pool, not disabled, and within the pool's limits."""
-        of = self._learner.pools[pool]
-        if model not in of.names or not self._traffic.usable(pool, model):
+        of = self._learner.pools.get(pool)  # a reload may have taken it away while this call waited
+        if of is None or model not in of.names or not self._traffic.usable(pool, model):
             return False
         return bool(of.filters.compliance()[of.names.index(model)] > 0.0)
 

@@ -75,17 +75,23 @@ class Gate:
     def __init__(
         self, settings: OverloadSettings, *, clock: Callable[[], float], rng: random.Random, shed: Shed
     ) -> None:
-        self._settings, self._clock, self._rng, self._shed = settings, clock, rng, shed
+        self._clock, self._rng, self._shed = clock, rng, shed
+        self.in_use = self._peak = self.waiting = 0
+        self._levels: dict[int, _Level] = {}  # as many as the tiers have priorities; highest first
+        self.configure(settings)
+        self._left_at: float | None = None
+        self._gap_s: float | None = None  # between two calls that end
+        self._watch: asyncio.TimerHandle | None = None
+
+    def configure(self, settings: OverloadSettings) -> None:
+        """Have these limits from now on; what runs and what waits goes on."""
+        self._settings = settings
         self._adaptive: AdaptiveLimit | None = None
         if settings.adaptive == "aimd":
             target_s = settings.target_lag_ms / 1000.0
             self._adaptive = AdaptiveLimit(settings.floor, settings.max_concurrent, target_s)
         self.limit = settings.max_concurrent
-        self.in_use = self._peak = self.waiting = 0
-        self._levels: dict[int, _Level] = {}  # as many as the tiers have priorities; highest first
-        self._left_at: float | None = None
-        self._gap_s: float | None = None  # between two calls that end
-        self._watch: asyncio.TimerHandle | None = None
+        self._admit()
 
     def entered(self, priority: int, longest_s: float | None = None) -> Ticket:
         """`async with gate.entered(...)`: a place, or Overloaded, after `longest_s` or the queue's own time at most."""
@@ -199,7 +205,9 @@ class Gate:
         asyncio.get_running_loop().call_soon(self._turn_ended, self._clock())
 
     def _turn_ended(self, began: float) -> None:
-        assert self._adaptive is not None  # noqa: S101 - nothing is watched without it
+        if self._adaptive is None:  # it has been switched off
+            self._watch = None
+            return
         if self._adaptive.turn(self._clock() - began, self.in_use, self._peak):
             self.limit = self._adaptive.limit
             self._admit()
