@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["listening"]
 
 _KEEPALIVE_S = 75.0
+_BACKLOG = 1_024  # connections that wait to be accepted: with 128, a pause under load had the kernel reset some
 _LAST_S = 1.0  # that requests which are no calls, and the last bytes of answers, get at the end
 
 
@@ -52,7 +53,7 @@ async def listening(
     )
     await runner.setup()
     try:
-        await web.TCPSite(runner, server.host, server.port).start()
+        await web.TCPSite(runner, server.host, server.port, backlog=_BACKLOG).start()
         port = runner.addresses[0][1]
         yield f"[{server.host}]:{port}" if ":" in server.host else f"{server.host}:{port}"
     finally:
