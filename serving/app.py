@@ -113,6 +113,7 @@ class _Service:
         self._lasting = lasting
         self._retiring: dict[asyncio.Task[None], Generation] = {}
         self._suites: tuple[object, asyncio.Task[None]] | None = None
+        self._ending: set[asyncio.Task[None]] = set()
 
     async def apply(self, settings: Settings) -> None:
         """Make `settings` the ones in force, in one step of the event loop; where that fails nothing has changed."""
@@ -160,13 +161,15 @@ class _Service:
         if self._suites is not None and self._suites[0] == wanted:
             return
         if self._suites is not None:
-            self._suites[1].cancel()
+            self._ending.add(old := self._suites[1])
+            old.add_done_callback(self._ending.discard)
+            old.cancel()
         schedule = _schedule(settings, self._lasting.log, self._lasting.metrics, self.address)
         self._suites = (wanted, asyncio.create_task(schedule.run()))
 
     async def close(self) -> None:
         """Close every generation; calls under way are over by now."""
-        tasks = [*self._retiring, *(() if self._suites is None else (self._suites[1],))]
+        tasks = [*self._retiring, *self._ending, *(() if self._suites is None else (self._suites[1],))]
         generations = [*self._retiring.values(), self.now]
         for task in tasks:
             task.cancel()

@@ -119,7 +119,7 @@ async def test_what_is_reloaded_acts_on_the_next_call_and_is_logged(run_service,
 
 
 async def test_what_cannot_be_used_changes_nothing_and_says_why(run_service, config, http, tmp_path, wait_until):
-    """Every problem with path and line, what needs a restart by its name; after a signal the log and an event say so."""
+    """Every problem with path and line, what needs a restart by its name; after a signal log and events say so."""
     with run_service(config, tmp_path) as service:
         before = service.events()
         other = copy.deepcopy(config)
