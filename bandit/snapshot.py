@@ -25,18 +25,7 @@ _DAMAGE = (ValueError, LookupError, TypeError, OSError, EOFError, RuntimeError, 
 def dumps(state: dict[str, Any]) -> bytes:
     """Bytes of a nested structure of dicts, lists, numbers, strings, None and numpy arrays."""
     arrays: dict[str, np.ndarray] = {}
-
-    def strip(value: Any) -> Any:
-        if isinstance(value, np.ndarray):
-            arrays[f"a{len(arrays)}"] = value
-            return {_ARRAY: f"a{len(arrays) - 1}"}
-        if isinstance(value, dict):
-            return {key: strip(item) for key, item in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [strip(item) for item in value]
-        return value
-
-    meta = json.dumps(strip(state)).encode()
+    meta = json.dumps(_stripped(state, arrays)).encode()
     buffer = io.BytesIO()
     parts: dict[str, Any] = {"meta": np.frombuffer(meta, dtype=np.uint8), **arrays}
     np.savez(buffer, **parts)
@@ -52,6 +41,17 @@ def loads(data: bytes) -> dict[str, Any]:
     except _DAMAGE as error:
         raise SnapshotMismatch(f"not a snapshot: {error}") from error
     return state
+
+
+def _stripped(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """`value` with names in place of arrays, which go into `arrays`."""
+    # Not a function within `dumps`: one that calls itself there is a cycle, and keeps all arrays until a collection.
+    if isinstance(value, np.ndarray):
+        arrays[f"a{len(arrays)}"] = value
+        return {_ARRAY: f"a{len(arrays) - 1}"}
+    if isinstance(value, dict):
+        return {key: _stripped(item, arrays) for key, item in value.items()}
+    return [_stripped(item, arrays) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _restored(value: Any, arrays: dict[str, np.ndarray]) -> Any:

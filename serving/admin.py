@@ -24,7 +24,7 @@ from serving.errors import Conflict, InvalidFields, UnknownModel
 from serving.learner import Learner
 from serving.providers.kinds import takes
 from serving.records import change_event, model_event
-from serving.roster import ADDED, REMOVED, parse_definition
+from serving.roster import ADDED, REMOVED, Roster, parse_definition
 from serving.settings import ModelSettings
 from serving.store import Event
 from serving.upstream import Upstreams
@@ -66,7 +66,10 @@ class AdminDesk:
 
     def __init__(self, learner: Learner, upstreams: Upstreams, env: Mapping[str, str]) -> None:
         self._learner, self._upstreams, self._env = learner, upstreams, env
-        self._roster = learner.roster
+
+    @property
+    def _roster(self) -> Roster:
+        return self._learner.roster  # another one after a reload
 
     def models(self) -> list[dict[str, Any]]:
         """Every model with its part in each pool; never a key or a header's value."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import orjson
@@ -23,9 +23,10 @@ from serving.matrix import Matrix
 from serving.query_strings import moment_of, number_of, parameters_of
 from serving.wire import parse_body, parse_json
 
-__all__ = ["AdminHandlers"]
+__all__ = ["AdminHandlers", "Reload"]
 
 _CHUNK_BYTES = 1 << 18
+Reload = Callable[[str, str | None], Coroutine[Any, Any, dict[str, Any]]]  # why, by whom; what became of it
 
 
 class AdminHandlers:
@@ -35,6 +36,7 @@ class AdminHandlers:
     _benchmarks: BenchmarkDesk
     _matrix: Matrix
     _export: LogExport
+    _reload: Reload
 
     def admin_routes(self) -> list[web.RouteDef]:
         """The table of these routes."""
@@ -45,6 +47,7 @@ class AdminHandlers:
             web.post("/admin/benchmarks", self.post_benchmarks),
             web.get("/admin/matrix", self.admin_matrix),
             web.get("/admin/log.parquet", self.admin_log),
+            web.post("/admin/reload", self.admin_reload),
         ]
 
     async def admin_models(self, request: web.Request) -> web.Response:
@@ -80,6 +83,11 @@ class AdminHandlers:
         given = parameters_of(request.query, "pool", "days")
         days = number_of(given, "days", default=7.0, above=0.0, at_most=366.0)
         return _json(await self._matrix.of(given.get("pool"), days, time.time()))
+
+    async def admin_reload(self, request: web.Request) -> web.Response:
+        """`POST /admin/reload`: the configuration is read again, and applied whole or refused whole."""
+        principal = self._admit_admin(request)
+        return _json(await asyncio.shield(self._reload("POST /admin/reload", principal.user)))
 
     async def admin_log(self, request: web.Request) -> web.StreamResponse:
         """`GET /admin/log.parquet`: a table of the analytical log, or a stretch of time of it."""

@@ -40,15 +40,23 @@ _NO_USAGE = Usage(None, None)
 _SHORTLY_S = 0.001
 
 
+def _never() -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What attempts are made with. `assumed_output_tokens`: what an answer may have where nobody says how many."""
+    """What attempts are made with. `assumed_output_tokens`: what an answer may have where nobody says how many.
+
+    `over`: whether the service gives up what is under way.
+    """
 
     learner: Learner
     upstreams: Upstreams
     ledger: Ledger
     rng: random.Random
     assumed_output_tokens: int
+    over: Callable[[], bool] = _never
 
 
 class Attempts:
@@ -166,6 +174,8 @@ class Attempts:
     def _prepared(self, model: str) -> Attempt:
         """An attempt on a model with its endpoint chosen and its worst case set aside."""
         means, now = self.means, time.monotonic()
+        if model not in means.upstreams:  # it has left since it was chosen
+            raise NothingAvailable(f"{model}: it is there no more", self.tried, _SHORTLY_S)
         endpoints = means.upstreams[model]
         endpoint = endpoints.pick(means.rng, now, frozenset(self.failed_at))
         if endpoint is None:
@@ -262,7 +272,8 @@ class Attempt:
             failed = None if limited else not isinstance(error, UpstreamRefused)
             self._record_outcome(status, error.http_status, error.code, failed=failed)
         elif isinstance(error, (asyncio.CancelledError, CallerGone)):
-            self._record_outcome("cancelled", None, "caller_went_away", failed=None)
+            why = "service_stopped" if attempts.means.over() else "caller_went_away"
+            self._record_outcome("cancelled", None, why, failed=None)
         else:
             self._record_outcome("error", None, type(error).__name__, failed=None)
         if isinstance(error, UpstreamError) and not self.committed:

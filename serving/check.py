@@ -103,7 +103,8 @@ def _service_rows(settings: Settings) -> Iterator[Row]:
     yield "metrics", "open" if server.metrics_public or server.loopback else "with a key"
     yield "request limits", f"{server.max_body_bytes:,} bytes, {server.max_messages:,} messages"
     yield "feedback", f"accepted for {_duration(server.feedback_horizon_s)}"
-    yield "shutdown", f"calls under way get {server.shutdown_grace_s:g} s"
+    drain = f"unready for {server.drain_s:g} s, then " if server.drain_s else ""
+    yield "shutdown", f"{drain}calls under way get {server.shutdown_grace_s:g} s"
     yield "store", f"synchronous {store.synchronous}, up to {store.queue_limit:,} events waiting"
     yield "snapshots", f"every {store.snapshot_every_events:,} events, {store.cache_decisions:,} decisions in memory"
     tracing, lines = settings.tracing, settings.logging

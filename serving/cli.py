@@ -66,7 +66,11 @@ def serve(
 ) -> None:
     """Serve the pools of a configuration until SIGINT or SIGTERM."""
     overrides = {"host": host, "port": port, "data_dir": data_dir}
-    settings = _load(config, {name: value for name, value in overrides.items() if value is not None})
+    from serving.config_source import ConfigSource
+
+    source = ConfigSource(config, os.environ, {name: value for name, value in overrides.items() if value is not None})
+    with problems_told():
+        settings, digest = source.read()
     import uvloop
 
     from serving.app import run
@@ -77,7 +81,7 @@ def serve(
     told = {"format": log_format, "level": log_level}
     set_up_logging(settings.logging.model_copy(update={name: word for name, word in told.items() if word is not None}))
     try:
-        uvloop.run(run(settings, typer.echo))
+        uvloop.run(run(settings, source, digest, typer.echo))
     except (OSError, StoreError, WarmStartUnusable) as error:
         typer.echo(f"pointsman: {error}", err=True)
         raise typer.Exit(1) from None

@@ -18,6 +18,7 @@ ServiceError
 ├── LimitsNotMet        the request's own limits do
 ├── UnknownDecision     no decision has this id
 ├── ExpiredDecision     its feedback horizon has passed
+├── ConfigRefused       the configuration was read again, and cannot be used (serving.config_errors)
 ├── Conflict            something else was recorded for it before, or is in its place
 ├── LogUnavailable      the analytical log cannot be read now (this and the next: serving.log_errors)
 ├── LogTooLarge         more of it was asked for than is given at once

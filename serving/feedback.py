@@ -89,10 +89,13 @@ class FeedbackDesk:
         horizon_s: float,
     ) -> None:
         self._learner = learner
-        self._quality_metrics = quality_metrics
-        self._horizon_s = horizon_s
+        self.configure(quality_metrics, horizon_s)
         # Accepted but not yet durable: a duplicate must wait for the same write, and must find what it repeats.
         self._unsettled: dict[str, tuple[Record, asyncio.Future[None]]] = {}
+
+    def configure(self, quality_metrics: Mapping[str, Mapping[str, float]], horizon_s: float) -> None:
+        """Go by these from now on."""
+        self._quality_metrics, self._horizon_s = quality_metrics, horizon_s
 
     async def accept(self, item: RewardItem, now: float, tenant: str | None = None) -> Accepted:
         """Record one item; durable on return. Raises UnknownDecision, ExpiredDecision, Conflict.

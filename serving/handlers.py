@@ -15,45 +15,32 @@ import orjson
 from aiohttp import web
 
 from bandit.types import Outcome
-from serving.access.budget_desk import BudgetDesk
-from serving.access.tiers import Tiers
-from serving.access.usage import Usage
-from serving.admin import AdminDesk
 from serving.admin_handlers import AdminHandlers
-from serving.admin_keys import KeyDesk
-from serving.admission import Admission, Principal
+from serving.admission import Principal
 from serving.api.handlers import ApiHandlers
-from serving.benchmarks import BenchmarkDesk
-from serving.dashboard.handlers import Dashboard, DashboardHandlers
+from serving.dashboard.handlers import DashboardHandlers
 from serving.errors import CallerGone, InvalidRequest, ServiceError, Unavailable, UnknownModel
-from serving.feedback import FeedbackDesk, parse_outcome, parse_rewards
-from serving.history import History
+from serving.feedback import parse_outcome, parse_rewards
 from serving.http_errors import CALLER_HEADERS, described
 from serving.infer_body import parse_infer
-from serving.intake import Intake
 from serving.key_handlers import KeyHandlers
-from serving.learner import Learner
-from serving.log_export import LogExport
-from serving.matrix import Matrix
-from serving.metrics import Metrics
 from serving.objectives import Served
-from serving.operator_desk import OperatorDesk
 from serving.operator_handlers import OperatorHandlers
+from serving.parts import Parts
 from serving.pool_handlers import PoolHandlers
 from serving.records import Caller
 from serving.request_headers import Hints, read_hints, read_timeout, with_fields
-from serving.routing import AnswerStream, Routing
-from serving.settings import ServerSettings
+from serving.routing import AnswerStream
 from serving.spending_handlers import SpendingHandlers
 from serving.store import StoreError
 from serving.telemetry.about import ABOUT, About
-from serving.traffic.drain import Drain
-from serving.traffic.pool_desk import PoolDesk
 from serving.traffic.shadow import answer_text
 from serving.wire import Call, Kind, model_name, parse_body, parse_call, parse_json, parse_route
 
 if TYPE_CHECKING:
     from bandit.types import Decision
+    from serving.admin_handlers import Reload
+    from serving.lifecycle import Life
 
 __all__ = ["Handlers"]
 
@@ -63,42 +50,31 @@ _CHUNK_BYTES = 1 << 18
 class Handlers(
     AdminHandlers, ApiHandlers, DashboardHandlers, KeyHandlers, OperatorHandlers, PoolHandlers, SpendingHandlers
 ):
-    """All routes of the service, over the parts that `app` put together."""
+    """All routes of the service, over the parts that `app` put together.
 
-    def __init__(
-        self,
-        server: ServerSettings,
-        admission: Admission,
-        routing: Routing,
-        desk: FeedbackDesk,
-        *,
-        admin: AdminDesk,
-        keys: KeyDesk,
-        tiers: Tiers,
-        benchmarks: BenchmarkDesk,
-        matrix: Matrix,
-        export: LogExport,
-        pools: PoolDesk,
-        budgets: BudgetDesk,
-        usage: Usage,
-        dashboard: Dashboard,
-        history: History,
-        operator: OperatorDesk,
-        drain: Drain,
-        learner: Learner,
-        metrics: Metrics,
-        intake: Intake,
-    ) -> None:
-        self._server = server
-        self._admission, self._routing, self._desk = admission, routing, desk
-        self._admin, self._benchmarks, self._matrix, self._export = admin, benchmarks, matrix, export
-        self._learner, self._metrics = learner, metrics
-        self._keys, self._tiers = keys, tiers
-        self._pools, self._budgets, self._usage = pools, budgets, usage
-        self._dashboard, self._intake = dashboard, intake
-        self._history, self._operator, self._drain = history, operator, drain
+    A reload puts others in their place: after a wait, a handler goes on with those of then, and so never acts on what
+    is gone. A call whose decision is made has its own way to the end, with what it was decided by.
+    """
+
+    def __init__(self, parts: Parts, life: Life, reload: Reload) -> None:
+        self._life, self._reload = life, reload
         self._started_at = int(time.time())
-        self.ready = False
+        self.use(parts)
+
+    def use(self, parts: Parts) -> None:
+        """Work with these from now on."""
+        self._server, self._admission, self._routing, self._desk = (
+            parts.server,
+            parts.admission,
+            parts.routing,
+            parts.desk,
+        )
+        self._admin, self._benchmarks, self._matrix = parts.admin, parts.benchmarks, parts.matrix
+        self._export, self._keys, self._tiers = parts.export, parts.keys, parts.tiers
+        self._pools, self._budgets, self._usage = parts.pools, parts.budgets, parts.usage
+        self._learner, self._metrics, self._intake = parts.learner, parts.metrics, parts.intake
+        self._dashboard, self._history = parts.dashboard, parts.history
+        self._operator, self._drain = parts.operator, parts.drain
 
     def routes(self) -> list[web.RouteDef]:
         """The table of routes."""
@@ -171,13 +147,14 @@ class Handlers(
         else:
             call = parse_route(body, hints, self._server.max_messages)
         decision, labels = self._routing.decide(call, _caller(request, principal, hints), ts=time.time())
+        upstream_model = self._routing.upstream_model(decision.chosen)
         _, durable = self._learner.record_decision(decision, labels)
         await durable
         return _json(
             {
                 "decision_id": decision.decision_id,
                 "model": decision.chosen,
-                "upstream_model": self._routing.upstream_model(decision.chosen),
+                "upstream_model": upstream_model,
                 "mode": decision.mode,
                 "propensity": decision.propensity,
                 "probabilities": dict(zip(decision.arms, decision.probabilities.tolist(), strict=True)),
@@ -229,7 +206,7 @@ class Handlers(
         """`GET /readyz`: calls are taken; 503 while starting, draining, stopping, or without a working store."""
         await self._admit_operator(request)
         self._drain.check()
-        if not self.ready or not self._learner.healthy:
+        if not self._life.ready or not self._learner.healthy:
             raise Unavailable("starting, stopping, or the operational store has failed")
         return _json({"status": "ready"})
 
@@ -265,14 +242,16 @@ class Handlers(
                     if call.stream:
                         response, used = await self._stream(request, call, caller, served)
                     else:
-                        response, used = await self._complete(call, caller, arrived)
+                        async with self._life.call():
+                            response, used = await self._complete(call, caller, arrived)
                 finally:
                     self._intake.settle(taken, used, time.time())
                 served.ended(used)
             return response
 
     async def _complete(self, call: Call, caller: Caller, arrived: float) -> tuple[web.StreamResponse, Outcome]:
-        answer = await self._intake.caching.complete(call, caller)
+        with self._routing.in_use():
+            answer = await self._intake.caching.complete(call, caller)
         overhead_s = time.perf_counter() - arrived - answer.upstream_s
         self._metrics.overhead.observe(overhead_s)
         outcome, now = answer.outcome, time.time()
@@ -292,7 +271,8 @@ class Handlers(
         self, request: web.Request, call: Call, caller: Caller, served: Served
     ) -> tuple[web.StreamResponse, Outcome | None]:
         try:
-            return await self._streamed(request, call, caller, served)
+            with self._routing.in_use():
+                return await self._streamed(request, call, caller, served)
         except CallerGone:
             if request.transport is not None:
                 request.transport.abort()  # one who stopped reading would keep the connection
@@ -305,7 +285,7 @@ class Handlers(
         response: web.StreamResponse | None = None
         answer: AnswerStream | None = None
         try:
-            async with self._intake.caching.stream(call, caller) as answer:
+            async with self._life.call(), self._intake.caching.stream(call, caller) as answer:
                 now = time.time()
                 headers = _decision_headers(answer.decision, answer.model) | self._intake.told(caller, now)
                 headers |= caller.headers

@@ -13,6 +13,7 @@ import orjson
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from serving.config_errors import ConfigRefused
 from serving.errors import (
     BudgetExhausted,
     Conflict,
@@ -67,6 +68,7 @@ _STATUSES: tuple[tuple[type[Exception], int, str, str | None], ...] = (
     (UnknownModel, 404, "invalid_request_error", "model_not_found"),
     (UnknownDecision, 404, "invalid_request_error", "decision_not_found"),
     (ExpiredDecision, 410, "invalid_request_error", "decision_expired"),
+    (ConfigRefused, 422, "invalid_request_error", "invalid_configuration"),
     (Conflict, 409, "invalid_request_error", None),
     (LimitsNotMet, 422, "invalid_request_error", "limits_not_met"),
     (LogTooLarge, 413, "invalid_request_error", "log_too_large"),
@@ -122,6 +124,7 @@ def _more(error: Exception) -> dict[str, Any]:
     """What the bodies of some errors say beside the four fields."""
     for kind, field, attribute in (
         (InvalidFields, "problems", "problems"),
+        (ConfigRefused, "problems", "problems"),
         (Conflict, "recorded", "recorded"),
         (LimitsNotMet, "excess", "excess"),
         (NothingAvailable, "tried", "tried"),

@@ -74,7 +74,7 @@ class MissingFeedback:
         horizon_s: float,
     ) -> None:
         self._policies, self._desk, self._learner, self._store = dict(policies), desk, learner, store
-        self._horizon_s = horizon_s
+        self.horizon_s = horizon_s
 
     async def run(self, now: float) -> int:
         """Deal with what is due at unix time `now`; returns how many qualities were assumed, at most 5,000 a pool.
@@ -92,7 +92,7 @@ class MissingFeedback:
     async def _run_pool(self, pool: str, now: float) -> int:
         quality, wait_s = self._policies[pool]
         assumed, learner = 0, self._learner
-        at = max(learner.awaited.get(pool, (0.0, 0)), (now - self._horizon_s, 0))
+        at = max(learner.awaited.get(pool, (0.0, 0)), (now - self.horizon_s, 0))
         while assumed < _MOST_PER_RUN:
             # Commits come in the order of time, so what is not committed yet lies behind everything seen here.
             ids, last = await asyncio.to_thread(self._store.without_feedback, at, now - wait_s, _BATCH)

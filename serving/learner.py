@@ -12,12 +12,13 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from math import inf
+from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
 import orjson
 
-from bandit.errors import InvalidInput, NoFeasibleArm, SnapshotMismatch
+from bandit.errors import InvalidInput, NoFeasibleArm
 from bandit.pool import Change, Pool
 from bandit.snapshot import dumps, loads
 from bandit.steering import UNSTEERED, Steer
@@ -25,6 +26,7 @@ from bandit.types import Decision, Feedback, Outcome, Prompt, RequestLimits
 from serving.errors import InvalidRequest, LimitsNotMet, NothingFeasible, Unavailable
 from serving.folds import ChangeRow, Fold
 from serving.imputation import is_imputed, learn_feedback
+from serving.learned_state import latest_state, state_of, take_over
 from serving.metrics import Metrics
 from serving.records import (
     DecisionIds,
@@ -66,24 +68,42 @@ class Learner:
         folds: Sequence[Fold] = (),
         witness: Callable[[Event], None] | None = None,
     ) -> None:
-        self.pools = dict(pools)
-        self.roster = roster or Roster((), {name: pool.names for name, pool in pools.items()}, {})
+        self.pools: dict[str, Pool] = {}
         self.ids = DecisionIds()
-        self._generators = dict(generators)
-        self._store = store
-        self._metrics = metrics
-        self._folds = {part.subject: part for part in folds}
+        self._generators: dict[str, np.random.Generator] = {}
+        self._folds: dict[str, Fold] = {}
+        self._store, self._metrics = store, metrics
         self._witness = witness or (lambda _: None)  # of events that are no decision's, replayed or new
-        self._cache_decisions = cache_decisions
-        self._snapshot_every = snapshot_every_events
         # By pool: (ts, seq) of the last outcome whose missing feedback has been dealt with (`serving.imputation`).
         self.awaited: dict[str, tuple[float, int]] = {}
-        self._snapshot_at = 0
-        self._snapshot_ts = 0.0
+        self._snapshot_at, self._snapshot_ts = 0, 0.0
         self._recent: OrderedDict[str, Record] = OrderedDict()
         # Records somebody holds, such as a call under way: there must never be two of one decision.
         self._alive: WeakValueDictionary[str, Record] = WeakValueDictionary()
-        metrics.state.pools = self.pools
+        roster = roster or Roster((), {name: pool.names for name, pool in pools.items()}, {})
+        self.adopt(pools, generators, roster, folds)
+        self.configure(cache_decisions=cache_decisions, snapshot_every_events=snapshot_every_events)
+
+    def configure(self, *, cache_decisions: int, snapshot_every_events: int) -> None:
+        """Keep so many decisions in memory, and take snapshots so often, from now on."""
+        self._cache_decisions, self._snapshot_every = cache_decisions, snapshot_every_events
+
+    def teach(self, pools: Mapping[str, Pool], roster: Roster, folds: Sequence[Fold]) -> None:
+        """Give parts that are as another configuration makes them what was learned, as a restart would."""
+        take_over(loads(dumps(self._state())), pools, roster, folds)
+
+    def adopt(
+        self,
+        pools: Mapping[str, Pool],
+        generators: Mapping[str, np.random.Generator],
+        roster: Roster,
+        folds: Sequence[Fold],
+    ) -> None:
+        """Go on with these parts from now on; folds of the same subject, and generators of the same pool, change."""
+        self.pools, self.roster = dict(pools), roster
+        self._generators = {name: generators.get(name) or self._generators[name] for name in pools}
+        self._folds |= {part.subject: part for part in folds}
+        self._metrics.state.pools = self.pools
 
     @property
     def healthy(self) -> bool:
@@ -103,9 +123,7 @@ class Learner:
     def decide(
         self, pool: str, prompt: Prompt, ts: float, limits: RequestLimits = NO_LIMITS, steer: Steer = UNSTEERED
     ) -> Decision:
-        """A decision of a pool at unix time `ts` within the request's own `limits`. Nothing is recorded yet.
-
-        `steer`: what stands above the policy.
+        """A decision of a pool at unix time `ts` within the request's own `limits`, under `steer`; not recorded yet.
 
         Raises InvalidRequest for a vector that does not fit, NothingFeasible, LimitsNotMet.
         """
@@ -216,9 +234,7 @@ class Learner:
     def snapshot(self) -> asyncio.Future[None]:
         """Store all learned state as of now."""
         position, ts = self._store.position, time.time()
-        state = {"ts": ts, "awaited": self.awaited, "roster": self.roster.state()}
-        state["folds"] = {subject: part.state() for subject, part in self._folds.items()}
-        payload = dumps(state | {"pools": {name: pool.state() for name, pool in self.pools.items()}})
+        payload = dumps({"ts": ts, "awaited": self.awaited} | self._state())
         durable = self._store.save_snapshot(payload)
         self._snapshot_at, self._snapshot_ts = position, ts
         return durable
@@ -233,28 +249,15 @@ class Learner:
             position = events[-1].seq
         return position - start
 
+    def _state(self) -> dict[str, Any]:
+        return state_of(self.pools, self.roster, self._folds.values())
+
     def _load_snapshot(self) -> int:
-        found = self._store.latest_snapshot()
+        found = latest_state(self._store)
         if found is None:
             return 0
-        seq, payload = found
-        try:
-            state = loads(payload)
-        except SnapshotMismatch as error:
-            _log.warning("the snapshot cannot be read, replaying the log instead: %s", error)
-            return 0
-        if "roster" in state:  # snapshots of earlier versions have none
-            self.roster.load(state["roster"], self.pools)
-        saved = state["pools"]
-        for name, pool in self.pools.items():
-            if name in saved:
-                try:
-                    pool.load(saved[name])
-                except SnapshotMismatch as error:
-                    _log.warning("pool %s starts without what it had learned: %s", name, error)
-        for subject, part in self._folds.items():
-            if subject in state.get("folds", {}):
-                part.load(state["folds"][subject])
+        seq, state = found
+        take_over(state, self.pools, self.roster, self._folds.values())
         self.awaited = {name: (float(at[0]), int(at[1])) for name, at in state.get("awaited", {}).items()}
         self._snapshot_at, self._snapshot_ts = seq, state.get("ts", 0.0)
         return seq

@@ -57,6 +57,7 @@ class Metrics:
             "benchmark_results", "Benchmark results posted, by what became of them.", ("model", "status")
         )
         self.benchmark_runs = self._counter("benchmark_runs", "Scheduled runs, by how they ended.", ("suite", "status"))
+        self.reloads = self._counter("reloads", "Reloads of the configuration, by what became of them.", ("result",))
         self.rejected = self._counter("rejected_requests", "Requests refused, by error code.", ("code",))
         self.unexpected = self._counter("unexpected_errors", "Errors nobody foresaw; see the service's log.", ())
         self.spared = self._counter(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -101,6 +102,10 @@ class Routing:
     def names(self) -> list[str]:
         """What callers may put in the field `model`: pools first, then models."""
         return [*self._means.learner.pools, *self._means.upstreams]
+
+    def in_use(self) -> AbstractContextManager[None]:
+        """For as long as a call may go this way: its endpoints stay open, also when a reload has made another way."""
+        return self._means.upstreams.in_use()
 
     def deadline_s(self, pool: str) -> float:
         """Seconds for all attempts of a call of the pool."""

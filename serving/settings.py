@@ -119,6 +119,15 @@ class ServerSettings(Section):
     shutdown_grace_s: Number = Field(
         default=10.0, ge=0, le=3600, description="Seconds that calls under way get to finish when the service stops."
     )
+    drain_s: Number = Field(
+        default=0.0,
+        ge=0,
+        le=3600,
+        description="Seconds that /readyz is red, and calls still taken, before the service stops accepting.",
+    )
+    watch_config: Flag = Field(
+        default=False, description="Whether the configuration is read again when its file has changed."
+    )
     feedback_horizon_s: Number = Field(
         default=7 * 86_400.0,
         ge=1,

@@ -11,9 +11,8 @@ import functools
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
-from types import TracebackType
-from typing import Any, Self
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
 import aiohttp
 import orjson
@@ -247,7 +246,13 @@ class ModelEndpoints:
             Endpoint(model, place, self.provider, max_response_bytes, spared=spared) for place in model.places
         )
         self.served = served_by(model)
+        self.shared = 1  # by how many `Upstreams`
         self._by_weight = model.balance == "weights"
+
+    def let_go(self) -> bool:
+        """One of those that share it does no more; whether that was the last."""
+        self.shared -= 1
+        return self.shared == 0
 
     def cost_usd(self, usage: Usage, *, answered: bool = False, calls: int = 1) -> float | None:
         """What those tokens cost, with this call's share of the price of one that `calls` went as; None: unknown.
@@ -299,27 +304,62 @@ class ModelEndpoints:
 
 
 class Upstreams:
-    """The endpoints of all models, by name; `spared` as for each endpoint."""
+    """The endpoints of all models, by name; `spared` as for each endpoint. Constructed in the running loop.
+
+    Models that `before` has as they are now keep their endpoints: connections, breakers, batches, rests.
+    """
 
     def __init__(
-        self, models: Sequence[ModelSettings], max_response_bytes: int, *, spared: Spared | None = None
+        self,
+        models: Sequence[ModelSettings],
+        max_response_bytes: int,
+        *,
+        spared: Spared | None = None,
+        before: Upstreams | None = None,
     ) -> None:
-        self._models, self._max_response_bytes, self._spared = tuple(models), max_response_bytes, spared
+        self._max_response_bytes, self._spared = max_response_bytes, spared
         self._by_model: dict[str, ModelEndpoints] = {}
         self._leaving: dict[asyncio.Task[None], Endpoint] = {}
+        self._users = 0
+        self._unused = asyncio.Event()
+        self._unused.set()
+        for model in models:
+            kept = None if before is None else before.shared(model, max_response_bytes)
+            if kept is None:
+                self.open(model)
+            else:
+                self._by_model[model.name] = kept
 
-    async def __aenter__(self) -> Self:
-        for model in self._models:
-            self.open(model)
-        return self
+    def shared(self, model: ModelSettings, max_response_bytes: int) -> ModelEndpoints | None:
+        """The endpoints of a model that is here as it is there, for one more to use; None where there are none."""
+        found = self._by_model.get(model.name)
+        if found is None or found.settings != model or max_response_bytes != self._max_response_bytes:
+            return None
+        found.shared += 1
+        return found
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        present = [endpoint for model in self._by_model.values() for endpoint in model.endpoints]
+    async def close(self, *, when_unused: bool = False) -> None:
+        """Close what nobody else shares; with `when_unused` once the last call that may use it has ended."""
+        if when_unused:
+            await self._unused.wait()
+        gone = [model for model in self._by_model.values() if model.let_go()]
+        self._by_model = {}
+        present = [endpoint for model in gone for endpoint in model.endpoints]
         await asyncio.gather(*(endpoint.close() for endpoint in (*present, *self._leaving.values())))
         for task in self._leaving:
             task.cancel()
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """For as long as a call may make attempts here."""
+        self._users += 1
+        self._unused.clear()
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if not self._users:
+                self._unused.set()
 
     def open(self, model: ModelSettings) -> None:
         """Take calls for one more model from now on."""
@@ -327,7 +367,8 @@ class Upstreams:
 
     def retire(self, name: str) -> None:
         """Take no more calls for a model; those under way finish."""
-        for endpoint in self._by_model.pop(name).endpoints:
+        model = self._by_model.pop(name)
+        for endpoint in model.endpoints if model.let_go() else ():
             task = asyncio.create_task(endpoint.close(when_idle=True))
             self._leaving[task] = endpoint
             task.add_done_callback(self._leaving.pop)

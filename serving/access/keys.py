@@ -107,15 +107,19 @@ class KeyRing:
     subject = "keys"
 
     def __init__(self, configured: Sequence[KeySettings] = ()) -> None:
+        self.configure(configured)
+        self._keys: dict[str, Key] = {}
+        self._by_digest: dict[bytes, str] = {}
+        self._used_at: dict[str, float] = {}  # in memory: a write for every call would be a high price
+
+    def configure(self, configured: Sequence[KeySettings]) -> None:
+        """Have these keys of the configuration from now on, and no others of it."""
         self._configured: dict[bytes, tuple[Principal, tuple[str, ...] | None]] = {}
         for entry in configured:
             digest = digest_of(entry.key.get_secret_value())
             principal = Principal(entry.user, entry.team, entry.tier, _public_id(digest))
             self._configured[digest] = (principal, entry.allow)
         self._allowed = {p.key_id: allow for p, allow in self._configured.values()}
-        self._keys: dict[str, Key] = {}
-        self._by_digest: dict[bytes, str] = {}
-        self._used_at: dict[str, float] = {}  # in memory: a write for every call would be a high price
 
     def find(self, digest: bytes, now: float) -> Principal | None:
         """Whom the key with this digest stands for at `now`; None: nobody, or it is over.

@@ -82,12 +82,28 @@ class Ledger:
     subject: Final = "budgets"
 
     def __init__(self, entries: Sequence[BudgetEntry] = (), *, max_counters: int = 100_000) -> None:
-        self._entries = tuple(entries)
-        self._limits = [_units(entry, entry.usd if entry.tokens is None else entry.tokens) for entry in entries]
+        self._entries: tuple[BudgetEntry, ...] = ()
         self._overrides: dict[str, float | int] = {}
         self._counters: dict[tuple[int, str], _Counter] = {}
-        self._max_counters, self._swept_at = max_counters, 0.0
+        self._swept_at = 0.0
+        self.configure(entries, max_counters=max_counters)
         self.notify: Callable[[BudgetEntry, Notice], None] | None = None
+
+    def configure(self, entries: Sequence[BudgetEntry], *, max_counters: int) -> None:
+        """Have these budgets from now on. What was spent stands as after a restart, and what is set aside stays so."""
+        before, kept = [self._form(i) for i in range(len(self._entries))], self._counters
+        self._entries, self._max_counters, self._counters = tuple(entries), max_counters, {}
+        forms = {self._form(i): i for i in range(len(self._entries))}
+        for counter in kept.values():
+            i = forms.get(before[counter.budget])
+            if i is not None:
+                counter.budget = i
+                self._counters[i, counter.member] = counter
+        names = {entry.name for entry in entries}
+        self._overrides = {name: limit for name, limit in self._overrides.items() if name in names}
+        self._limits = [0] * len(self._entries)
+        for i in range(len(self._entries)):
+            self._set_limit(i)
 
     # --- a call
 

@@ -56,9 +56,17 @@ class Rates:
     """The limits of the configuration, over at most `max_counters` members."""
 
     def __init__(self, entries: Sequence[LimitEntry] = (), *, max_counters: int = 100_000) -> None:
-        self._entries = tuple(entries)
-        self._max = max_counters
+        self._entries: tuple[LimitEntry, ...] = ()
         self._members: OrderedDict[tuple[int, str], list[_Bucket]] = OrderedDict()  # last used last
+        self.configure(entries, max_counters=max_counters)
+
+    def configure(self, entries: Sequence[LimitEntry], *, max_counters: int) -> None:
+        """Have these limits from now on; the buckets of those that were there before stay as full as they are."""
+        before, self._entries, self._max = self._entries, tuple(entries), max_counters
+        members, self._members = self._members, OrderedDict()
+        for (i, member), buckets in members.items():
+            if before[i] in self._entries:
+                self._members[self._entries.index(before[i]), member] = buckets
 
     def take(self, principal: Principal, tokens: int, now: float) -> Taken:
         """One request and an estimate of its tokens, from all buckets it concerns or from none; raises RateLimited.

@@ -33,7 +33,7 @@ class Webhooks:
         settings: MeteringSettings,
         sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep,
     ) -> None:
-        self._session, self._settings, self._sleep = session, settings, sleep
+        self._session, self.settings, self._sleep = session, settings, sleep
         self._queue: asyncio.Queue[tuple[str, bytes, str]] = asyncio.Queue(settings.webhook_queue)
         self.delivered = self.failed = self.dropped = 0
 
@@ -60,7 +60,7 @@ class Webhooks:
 
     async def _deliver(self, url: str, body: bytes, name: str) -> None:
         why = ""
-        for attempt in range(self._settings.webhook_attempts):
+        for attempt in range(self.settings.webhook_attempts):
             if attempt:
                 await self._sleep(_FIRST_PAUSE_S * 2 ** (attempt - 1))
             try:
@@ -78,7 +78,7 @@ class Webhooks:
         _log.error("budget %s: its webhook was not told: %s", name, why)
 
     async def _send(self, url: str, body: bytes) -> int:
-        timeout = aiohttp.ClientTimeout(total=self._settings.webhook_timeout_s)
+        timeout = aiohttp.ClientTimeout(total=self.settings.webhook_timeout_s)
         headers = {"Content-Type": "application/json"}
         async with self._session.post(
             url, data=body, headers=headers, timeout=timeout, allow_redirects=False

@@ -185,6 +185,7 @@ _OPERATING: Final = (
     _get("/admin/drain", "Whether new calls are taken, and how many are under way", shown.DrainState, "Operating"),
     _change("POST", "/admin/drain", "Finish the calls under way and take no new ones", shown.DrainState, "Operating"),
     _change("DELETE", "/admin/drain", "Take calls again", shown.DrainState, "Operating"),
+    _change("POST", "/admin/reload", "Read the configuration again", shown.Reloaded, "Operating", 422),
     Operation(
         "GET",
         "/admin/live",

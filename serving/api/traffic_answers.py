@@ -156,6 +156,15 @@ class DrainState(Told):
     under_way: int
 
 
+class Reloaded(Told):
+    """What became of it (applied or unchanged), the file's digests, and the settings that changed."""
+
+    status: str
+    before: str
+    after: str
+    changed: list[str]
+
+
 class EventEntry(Told):
     """An event. A change has `subject`, `what`, `before`, `after`; a filter its figures; a breaker its state `to`."""
 

@@ -119,12 +119,18 @@ class _Listener:
 
 
 class Feed:
-    """Feeds at most `max_listeners` listeners, until it is closed."""
+    """Feeds at most `max_listeners` listeners, until it is closed; there must be something to `show` first."""
 
-    def __init__(self, views: Views, max_listeners: int) -> None:
-        self._views, self._most = views, max_listeners
+    _views: Views
+
+    def __init__(self, max_listeners: int) -> None:
+        self._most = max_listeners
         self._listeners: set[_Listener] = set()
         self._closed = False
+
+    def show(self, views: Views, max_listeners: int) -> None:
+        """Show this from now on; who listens to a pool that is no more is let go at the next look."""
+        self._views, self._most = views, max_listeners
 
     @contextmanager
     def listen(self, pool: str | None) -> Iterator[AsyncIterator[bytes]]:
@@ -164,6 +170,9 @@ class Feed:
         told: dict[str, bytes] = {}
         for listener in list(self._listeners):
             pool = listener.pool
+            if pool not in self._views.names:
+                self._let_go(listener)
+                continue
             if pool not in told:
                 told[pool] = _event("tick", self._views.next(pool, now, seen))
             try:

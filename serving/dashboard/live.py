@@ -7,7 +7,7 @@ the same short time however much there is. Decides nothing, and knows neither HT
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -81,6 +81,10 @@ class Live:
         self.timeline = TimeLine()
         self.decisions: deque[Record] = deque(maxlen=LAST_DECISIONS)
         self._pools = {name: _PoolSums() for name in pools}
+
+    def follow(self, pools: Iterable[str]) -> None:
+        """Count for these pools from now on; what was counted of one that stays, stays."""
+        self._pools = {name: self._pools.get(name) or _PoolSums() for name in pools}
 
     # --- the fold
 

@@ -93,7 +93,8 @@ class _Found:
 class Caching:
     """The caches of the pools in `settings`.
 
-    `labels`: what is logged of a call, `secret` hashes keys, `clock` is monotonic.
+    `labels`: what is logged of a call, `secret` hashes keys, `clock` is monotonic. What `before` keeps is kept for
+    pools whose settings it has.
     """
 
     def __init__(
@@ -107,10 +108,15 @@ class Caching:
         metrics: Metrics,
         secret: bytes,
         clock: Callable[[], float],
+        before: Caching | None = None,
     ) -> None:
         self._way, self._learner, self._traffic, self._metrics = way, learner, traffic, metrics
         self._labels, self._secret, self._clock = labels, secret, clock
-        self._shelves = {pool: _new_shelf(of) for pool, of in settings.items()}
+        self.shelves: dict[str, _Shelf] = {}
+        kept = {} if before is None else before.shelves
+        for pool, of in settings.items():
+            same = pool in kept and kept[pool].settings == of
+            self.shelves[pool] = kept[pool] if same else _new_shelf(of)
         self._definitions: dict[str, tuple[ModelSettings | None, bytes]] = {}
 
     async def complete(self, call: Call, caller: Caller) -> Answer:
@@ -153,21 +159,21 @@ class Caching:
 
     def purge(self, pool: str) -> int:
         """Drop all that a pool keeps, and what is under way to it; how many there were. Raises UnknownModel."""
-        if pool not in self._shelves:
-            raise UnknownModel(pool, list(self._shelves), "pool")
-        before = self._shelves[pool]
-        self._shelves[pool] = _new_shelf(before.settings)
+        if pool not in self.shelves:
+            raise UnknownModel(pool, list(self.shelves), "pool")
+        before = self.shelves[pool]
+        self.shelves[pool] = _new_shelf(before.settings)
         return len(before.answers)
 
     def kept(self) -> Iterator[tuple[str, AnswerCache]]:
         """What each pool keeps, for metrics."""
-        return ((pool, shelf.answers) for pool, shelf in self._shelves.items())
+        return ((pool, shelf.answers) for pool, shelf in self.shelves.items())
 
     # --- what may be served
 
     def _request(self, call: Call, caller: Caller) -> _Request | None:
         """None where the cache has no part in a call; NotCached where the caller wants no other answer."""
-        began, shelf = time.perf_counter(), self._shelves.get(call.model)
+        began, shelf = time.perf_counter(), self.shelves.get(call.model)
         control = read_cache_control(call.cache_control)
         key = labels = None
         if shelf is not None and control.keep and (deterministic(call) or not shelf.settings.only_deterministic):
@@ -209,8 +215,8 @@ class Caching:
 
     def _allowed(self, pool: str, model: str) -> bool:
         """Whether a model's answers may be given: it is in the pool, not disabled, and within the pool's limits."""
-        of = self._learner.pools[pool]
-        if model not in of.names or not self._traffic.usable(pool, model):
+        of = self._learner.pools.get(pool)  # a reload may have taken it away while this call waited
+        if of is None or model not in of.names or not self._traffic.usable(pool, model):
             return False
         return bool(of.filters.compliance()[of.names.index(model)] > 0.0)
 

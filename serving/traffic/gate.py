@@ -80,9 +80,7 @@ class Gate:
     def __init__(
         self, settings: OverloadSettings, *, clock: Callable[[], float], rng: random.Random, shed: Shed
     ) -> None:
-        self._settings, self._clock, self._rng, self._shed = settings, clock, rng, shed
-        self.pace = Pace(settings.target_lag_ms / 1000.0) if settings.adaptive == "pace" else None
-        self.limit = settings.max_concurrent
+        self._clock, self._rng, self._shed = clock, rng, shed
         self.in_use = self.waiting = 0
         self._levels: dict[int, _Level] = {}  # as many as the tiers have priorities; highest first
         self._lowest = math.inf  # priority of which a call has ever waited
@@ -93,6 +91,14 @@ class Gate:
         self._watch: asyncio.Handle | None = None
         self._watching = False  # whether the very next turn is looked at
         self._looked_at = clock()
+        self.configure(settings)
+
+    def configure(self, settings: OverloadSettings) -> None:
+        """Have these limits from now on; what runs and what waits goes on."""
+        self._settings = settings
+        self.pace = Pace(settings.target_lag_ms / 1000.0) if settings.adaptive == "pace" else None
+        self.limit = settings.max_concurrent
+        self._admit_all()
 
     def entered(self, priority: int, longest_s: float | None = None) -> Ticket:
         """`async with gate.entered(...)`: a place, or Overloaded, after `longest_s` or the queue's own time at most."""
@@ -170,6 +176,13 @@ class Gate:
             waiter.future.set_result(None)
             return
 
+    def _admit_all(self) -> None:
+        """Give all who may have one a place: there may be more of them than before."""
+        before = -1
+        while self.waiting != before:
+            before = self.waiting
+            self._admit()
+
     def _room(self, priority: int, *, waited: bool = False) -> bool:
         if self.in_use >= self.limit:
             return False
@@ -242,7 +255,9 @@ class Gate:
         self._watch = asyncio.get_running_loop().call_soon(self._turn_ended, self._clock())
 
     def _turn_ended(self, began: float) -> None:
-        assert self.pace is not None  # noqa: S101 - nothing is watched without it
+        if self.pace is None:  # it has been switched off
+            self._watch, self._watching = None, False
+            return
         now, loop = self._clock(), asyncio.get_running_loop()
         self.pace.turn(now - began, now - self._looked_at)
         self._looked_at = now

@@ -101,10 +101,10 @@ class Shadows:
         """How many there are."""
         return len(self._under_way)
 
-    async def close(self) -> None:
-        """End those under way; their outcomes say cancelled."""
+    async def close(self, *, when_idle: bool = False) -> None:
+        """End those under way, whose outcomes say cancelled; with `when_idle` let them end."""
         tasks = list(self._under_way)
-        for task in tasks:
+        for task in () if when_idle else tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 

@@ -20,6 +20,7 @@ CLOSED = [
     ("POST", "/admin/benchmarks"),
     ("GET", "/admin/matrix"),
     ("GET", "/admin/log.parquet"),
+    ("POST", "/admin/reload"),
     ("GET", "/admin/keys"),
     ("POST", "/admin/keys"),
     ("POST", "/admin/keys/{id:.+}/rotate"),

@@ -10,7 +10,6 @@ import socket
 import sys
 from pathlib import Path
 
-import aiohttp
 import pytest
 import yaml
 
@@ -85,18 +84,19 @@ async def _answer(http, url, body):
 
 
 async def test_calls_that_take_longer_than_the_grace_are_given_up(run_service, trial, http, config, tmp_path):
-    """Each still has its outcome."""
+    """Each is told so, and still has its outcome."""
     started = (await trial.seen(http, "slow"))["started"]
     with run_service(config | {"server": {"shutdown_grace_s": 0.2}}, tmp_path) as service:
         body = {"model": "slow", "messages": MESSAGES}
-        call = asyncio.create_task(_answer(http, service.url, body))
+        call = asyncio.create_task(http.post(service.url + CHAT_PATH, json=body))
         await _until_started(trial, http, "slow", started + 1)
         service.process.send_signal(signal.SIGTERM)
-        with pytest.raises(aiohttp.ClientError):
-            await call
+        async with await call as response:
+            assert (response.status, response.headers["Connection"]) == (503, "close")
+            assert (await response.json())["error"]["code"] == "unavailable"
         assert await asyncio.to_thread(service.process.wait, 10) == 0
     (outcome,) = service.events("outcome")
-    assert outcome["payload"]["status"] == "cancelled"
+    assert (outcome["payload"]["status"], outcome["payload"]["error"]) == ("cancelled", "service_stopped")
 
 
 async def test_why_it_cannot_start(run_service, config, tmp_path):

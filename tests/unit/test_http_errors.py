@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from dataclasses import fields
 
 import pytest
 from aiohttp import web
@@ -44,8 +45,10 @@ from serving.errors import (
 )
 from serving.handlers import Handlers
 from serving.http_errors import described, error_middleware, without_request_bytes
+from serving.lifecycle import Life
 from serving.log_errors import LogTooLarge, LogUnavailable
 from serving.metrics import Metrics
+from serving.parts import Parts
 from serving.settings import AuthSettings, ServerSettings
 from serving.traffic.drain import Drain
 
@@ -204,13 +207,14 @@ async def test_operators_need_a_key_unless_only_this_machine_can_ask_or_the_conf
     auth = AuthSettings.model_validate({"keys": [{"key": "first-key-1", "user": "ada"}]})
     settings = ServerSettings(host=host, metrics_public=public)
     metrics, learner = Metrics(), _Healthy()
-    unused = dict.fromkeys(("admin", "benchmarks", "matrix", "export", "keys", "pools", "budgets", "usage", "intake"))
-    unused |= dict.fromkeys(("dashboard", "history", "operator")) | {"drain": Drain(None, lambda: 0)}
+    unused = dict.fromkeys(field.name for field in fields(Parts)) | {"drain": Drain(None, lambda: 0)}
     ring = KeyRing(auth.keys)
     tiers = Tiers((), ring.allowed)
     admission = Admission(auth, ring, tiers, clock=lambda: 1e9)
-    handlers = Handlers(settings, admission, None, None, **unused, tiers=tiers, learner=learner, metrics=metrics)
-    handlers.ready = True
+    used = {"server": settings, "admission": admission, "tiers": tiers, "learner": learner, "metrics": metrics}
+    life = Life(settings)
+    life.ready = True
+    handlers = Handlers(Parts(**unused | used), life, None)
     app = web.Application(middlewares=[error_middleware(metrics, 10)])
     app.add_routes(handlers.routes())
     async with TestClient(TestServer(app)) as client:
