@@ -15,7 +15,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from bandit.types import Outcome, Status
-from serving.access.ledger import Ledger, Reservation
+from serving.access.counters import Reservation
+from serving.access.ledger import Ledger
 from serving.access.worst_case import worst_case
 from serving.errors import (
     BudgetExhausted,

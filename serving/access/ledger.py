@@ -7,12 +7,25 @@ millionths of a millionth of a USD: sums do not depend on the order. Never knows
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from heapq import nlargest
 from math import ceil
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
+from serving.access.counters import (
+    OK,
+    SPENT,
+    UNITS_PER_USD,
+    WARNED,
+    Counter,
+    Least,
+    Reservation,
+    amount_of,
+    exact,
+    over,
+    unit,
+    units,
+)
 from serving.access.principal import Principal
 from serving.access.scopes import member_of, window_of
 from serving.errors import BudgetExhausted, Unavailable
@@ -22,55 +35,12 @@ if TYPE_CHECKING:
     from serving.access.budget_settings import BudgetEntry
     from serving.records import Record
 
-__all__ = ["Least", "Ledger", "Notice", "Reservation"]
+__all__ = ["Ledger", "Notice"]
 
-_UNITS_PER_USD: Final = 10**12  # a token at 1 USD per million is 10**6 of them: nothing is rounded away
 _SHOWN: Final = 1_000  # counters of one budget in a list, the dearest first
 _NOBODY: Final = Principal()
-_OK, _WARNED, _SPENT = 0, 1, 2
 Row = Mapping[str, Any]
 Notice = dict[str, Any]
-
-
-@dataclass(slots=True)
-class _Counter:
-    """One budget of one member in one window; amounts in the budget's units. `reserved` is of no window."""
-
-    budget: int
-    member: str
-    start: float
-    end: float | None
-    spent: int = 0
-    reserved: int = 0
-    requests: int = 0
-    unpriced: int = 0
-    saved: int = 0
-    told: int = _OK  # how far its spending has been reported
-    refused: bool = False
-
-    def roll(self, start: float, end: float | None) -> None:
-        """A new window; what is reserved may still be spent in it."""
-        self.start, self.end, self.refused, self.told = start, end, False, _OK
-        self.spent = self.requests = self.unpriced = self.saved = 0
-
-
-@dataclass(slots=True)
-class Reservation:
-    """What a call under way may still spend. `hard`: some hard budget relies on it, so the call must be bounded."""
-
-    parts: list[tuple[_Counter, int]] = field(default_factory=list)
-    hard: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Least:
-    """What the member of a budget that has least left has: as a share of the limit, and in the budget's unit."""
-
-    budget: str
-    unit: str
-    share: float
-    amount: float
-    members: int
 
 
 class Ledger:
@@ -84,7 +54,7 @@ class Ledger:
     def __init__(self, entries: Sequence[BudgetEntry] = (), *, max_counters: int = 100_000) -> None:
         self._entries: tuple[BudgetEntry, ...] = ()
         self._overrides: dict[str, float | int] = {}
-        self._counters: dict[tuple[int, str], _Counter] = {}
+        self._counters: dict[tuple[int, str], Counter] = {}
         self._swept_at = 0.0
         self.configure(entries, max_counters=max_counters)
         self.notify: Callable[[BudgetEntry, Notice], None] | None = None
@@ -114,11 +84,11 @@ class Ledger:
         """
         if not self._entries:
             return Reservation()
-        parts: list[tuple[_Counter, int]] = []
+        parts: list[tuple[Counter, int]] = []
         hard = False
         for i, member in self._concerning(principal):
             entry, counter = self._entries[i], self._counter(i, member, ts)
-            amount = tokens if entry.usd is None else 0 if usd is None else ceil(usd * _UNITS_PER_USD)
+            amount = tokens if entry.usd is None else 0 if usd is None else ceil(usd * UNITS_PER_USD)
             if entry.kind == "hard":
                 hard = True
                 left = self._limits[i] - counter.spent - counter.reserved
@@ -142,7 +112,7 @@ class Ledger:
         least: int | None = None
         for i, member in self._concerning(principal):
             entry, counter = self._entries[i], self._counters.get((i, member))
-            spent = 0 if counter is None or _over(counter, ts) else counter.spent
+            spent = 0 if counter is None or over(counter, ts) else counter.spent
             if entry.usd is not None and entry.kind == "hard":
                 reserved = 0 if counter is None else counter.reserved
                 left = max(0, self._limits[i] - spent - reserved)
@@ -151,7 +121,7 @@ class Ledger:
                 share = spent / self._limits[i]
                 warnings.append(f"{quote(entry.name, safe=':*@')} spent={share:.4g} kind={entry.kind}")
         if least is not None:
-            told["x-pointsman-budget-remaining-usd"] = f"{least / _UNITS_PER_USD:.9f}"
+            told["x-pointsman-budget-remaining-usd"] = f"{least / UNITS_PER_USD:.9f}"
         if warnings:
             told["x-pointsman-budget-warning"] = ", ".join(warnings[:5])
         return told
@@ -186,12 +156,12 @@ class Ledger:
                 continue  # its own window is over, as it will be at a replay
             entry = self._entries[i]
             counter.requests += outcome.attempt == 0
-            counter.saved += _exact(outcome.saved_usd)
+            counter.saved += exact(outcome.saved_usd)
             if mode == "cached":
                 continue
             counter.unpriced += outcome.cost_usd is None and outcome.status == "ok"
             tokens = (outcome.input_tokens or 0) + (outcome.output_tokens or 0)
-            counter.spent += tokens if entry.usd is None else _exact(outcome.cost_usd)
+            counter.spent += tokens if entry.usd is None else exact(outcome.cost_usd)
             rows += self._crossings(i, counter, outcome.ts)
         return rows
 
@@ -220,7 +190,7 @@ class Ledger:
             i = forms.get(tuple(form))
             if i is not None:
                 end = window_of(self._entries[i].per, start)[1]
-                kept = _Counter(i, member, start, end, spent, 0, requests, unpriced, saved, told)
+                kept = Counter(i, member, start, end, spent, 0, requests, unpriced, saved, told)
                 self._counters[i, member] = kept
         for i in range(len(self._entries)):
             self._set_limit(i)
@@ -229,7 +199,7 @@ class Ledger:
 
     def listed(self, ts: float) -> list[dict[str, Any]]:
         """Every budget with what is spent of it, as JSON; of many counters those that spent most."""
-        by_budget: list[list[_Counter]] = [[] for _ in self._entries]
+        by_budget: list[list[Counter]] = [[] for _ in self._entries]
         for counter in self._counters.values():
             by_budget[counter.budget].append(counter)
         return [self._shown(i, counters, ts) for i, counters in enumerate(by_budget)]
@@ -238,11 +208,11 @@ class Ledger:
         """Every budget in a few numbers that name nobody."""
         least, members = list(self._limits), [0] * len(self._limits)
         for (i, _), counter in self._counters.items():
-            spent = 0 if _over(counter, ts) else counter.spent
+            spent = 0 if over(counter, ts) else counter.spent
             least[i] = min(least[i], max(0, self._limits[i] - spent - counter.reserved))
             members[i] += 1
         return [
-            Least(entry.name, _unit(entry), least[i] / self._limits[i], _amount(entry, least[i]), members[i])
+            Least(entry.name, unit(entry), least[i] / self._limits[i], amount_of(entry, least[i]), members[i])
             for i, entry in enumerate(self._entries)
         ]
 
@@ -252,7 +222,7 @@ class Ledger:
 
     def limit(self, name: str) -> float | int | None:
         """Its limit now, in its own unit."""
-        limits = {entry.name: _amount(entry, self._limits[i]) for i, entry in enumerate(self._entries)}
+        limits = {entry.name: amount_of(entry, self._limits[i]) for i, entry in enumerate(self._entries)}
         return limits.get(name)
 
     @property
@@ -260,35 +230,35 @@ class Ledger:
         """By budget: the limit that was set while the service runs."""
         return dict(self._overrides)
 
-    def _shown(self, i: int, counters: list[_Counter], ts: float) -> dict[str, Any]:
+    def _shown(self, i: int, counters: list[Counter], ts: float) -> dict[str, Any]:
         entry, limit = self._entries[i], self._limits[i]
 
-        def line(counter: _Counter | None) -> dict[str, Any]:
+        def line(counter: Counter | None) -> dict[str, Any]:
             start, end = window_of(entry.per, ts)
-            if counter is None or _over(counter, ts):
+            if counter is None or over(counter, ts):
                 reserved, member = (0, "") if counter is None else (counter.reserved, counter.member)
-                counter = _Counter(i, member, start, end, reserved=reserved)
+                counter = Counter(i, member, start, end, reserved=reserved)
             left = limit - counter.spent - counter.reserved
             return {
                 "member": counter.member or None,
-                "spent": _amount(entry, counter.spent),
-                "reserved": _amount(entry, counter.reserved),
-                "remaining": _amount(entry, max(0, left)),
+                "spent": amount_of(entry, counter.spent),
+                "reserved": amount_of(entry, counter.reserved),
+                "remaining": amount_of(entry, max(0, left)),
                 "requests": counter.requests,
                 "unpriced_calls": counter.unpriced,
-                "saved_usd": counter.saved / _UNITS_PER_USD,
+                "saved_usd": counter.saved / UNITS_PER_USD,
                 "window_start": counter.start,
                 "resets_at": counter.end,
             }
 
-        top = nlargest(_SHOWN, counters, key=lambda c: (not _over(c, ts), c.spent))
+        top = nlargest(_SHOWN, counters, key=lambda c: (not over(c, ts), c.spent))
         lines = [line(counter) for counter in top]
         if not lines and (entry.scope == "all" or entry.match != "*"):
             lines = [line(None) | {"member": None if entry.scope == "all" else entry.match}]
         return {
             **entry.model_dump(include={"name", "scope", "match", "tier", "per", "kind", "warn_at"}),
-            "unit": _unit(entry),
-            "limit": _amount(entry, limit),
+            "unit": unit(entry),
+            "limit": amount_of(entry, limit),
             "configured_limit": entry.usd if entry.tokens is None else entry.tokens,
             "webhook": entry.webhook is not None,
             "counters": lines,
@@ -301,14 +271,14 @@ class Ledger:
         found = ((i, member_of(e.scope, e.match, e.tier, principal)) for i, e in enumerate(self._entries))
         return [(i, member) for i, member in found if member is not None]
 
-    def _counter(self, i: int, member: str, ts: float, *, booking: bool = False) -> _Counter:
+    def _counter(self, i: int, member: str, ts: float, *, booking: bool = False) -> Counter:
         """The counter of the window that `ts` is in, or of a later one. A booking always finds a place."""
         counter = self._counters.get((i, member))
         if counter is None:
             if not booking and len(self._counters) >= self._max_counters:
                 self._make_room(ts)
-            counter = self._counters[i, member] = _Counter(i, member, *window_of(self._entries[i].per, ts))
-        elif _over(counter, ts):
+            counter = self._counters[i, member] = Counter(i, member, *window_of(self._entries[i].per, ts))
+        elif over(counter, ts):
             counter.roll(*window_of(self._entries[i].per, ts))
         return counter
 
@@ -316,19 +286,19 @@ class Ledger:
         """Forget counters whose window is over; none whose window is not, or its budget would begin anew."""
         if ts - self._swept_at >= 1.0:  # a look at all of them takes time
             self._swept_at = ts
-            gone = [key for key, counter in self._counters.items() if _over(counter, ts) and not counter.reserved]
+            gone = [key for key, counter in self._counters.items() if over(counter, ts) and not counter.reserved]
             for key in gone:
                 del self._counters[key]
         if len(self._counters) >= self._max_counters:
             raise Unavailable(f"{self._max_counters} budgets are counted, the most metering.max_counters allows")
 
-    def _crossings(self, i: int, counter: _Counter, ts: float) -> list[Row]:
+    def _crossings(self, i: int, counter: Counter, ts: float) -> list[Row]:
         entry, limit = self._entries[i], self._limits[i]
-        reached = _SPENT if counter.spent >= limit else _WARNED if counter.spent >= entry.warn_at * limit else _OK
+        reached = SPENT if counter.spent >= limit else WARNED if counter.spent >= entry.warn_at * limit else OK
         if reached <= counter.told:
             return []
         counter.told = reached
-        notice = self._notice(entry, counter, "spent" if reached == _SPENT else "warned", ts)
+        notice = self._notice(entry, counter, "spent" if reached == SPENT else "warned", ts)
         if self.notify is not None:
             self.notify(entry, notice)
         return [
@@ -345,33 +315,33 @@ class Ledger:
             }
         ]
 
-    def _refuse(self, entry: BudgetEntry, counter: _Counter, amount: int, ts: float) -> None:
+    def _refuse(self, entry: BudgetEntry, counter: Counter, amount: int, ts: float) -> None:
         notice = self._notice(entry, counter, "refused", ts)
         if not counter.refused:
             counter.refused = True
             if self.notify is not None:
                 self.notify(entry, notice)
-        unit, until = _unit(entry), counter.end
-        asked, spent, limit = _amount(entry, amount), notice["spent"], notice["limit"]
+        of, until = unit(entry), counter.end
+        asked, spent, limit = amount_of(entry, amount), notice["spent"], notice["limit"]
         message = (
-            f"budget {entry.name!r} has no room for this call, which may take {asked:.6g} {unit}: of {limit:.6g} {unit}"
+            f"budget {entry.name!r} has no room for this call, which may take {asked:.6g} {of}: of {limit:.6g} {of}"
             f" {spent:.6g} are spent and {notice['reserved']:.6g} reserved"
             + ("" if until is None else f"; it starts anew at {until:.0f} (unix seconds)")
         )
         raise BudgetExhausted(message, notice | {"needed": asked})
 
-    def _notice(self, entry: BudgetEntry, counter: _Counter, event: str, ts: float) -> Notice:
+    def _notice(self, entry: BudgetEntry, counter: Counter, event: str, ts: float) -> Notice:
         return {
             "event": event,
             "ts": ts,
             "budget": entry.name,
             "scope": entry.scope,
             "member": counter.member or None,
-            "unit": _unit(entry),
+            "unit": unit(entry),
             "kind": entry.kind,
-            "limit": _amount(entry, self._limits[counter.budget]),
-            "spent": _amount(entry, counter.spent),
-            "reserved": _amount(entry, counter.reserved),
+            "limit": amount_of(entry, self._limits[counter.budget]),
+            "spent": amount_of(entry, counter.spent),
+            "reserved": amount_of(entry, counter.reserved),
             "window_start": counter.start,
             "resets_at": counter.end,
         }
@@ -379,36 +349,13 @@ class Ledger:
     def _set_limit(self, i: int) -> None:
         entry = self._entries[i]
         configured = entry.usd if entry.tokens is None else entry.tokens
-        limit = self._limits[i] = _units(entry, self._overrides.get(entry.name, configured))
+        limit = self._limits[i] = units(entry, self._overrides.get(entry.name, configured))
         for counter in self._counters.values():
             if counter.budget == i:  # below the new limit it may warn again
                 counter.refused = False
-                reached = (
-                    _SPENT if counter.spent >= limit else _WARNED if counter.spent >= entry.warn_at * limit else _OK
-                )
+                reached = SPENT if counter.spent >= limit else WARNED if counter.spent >= entry.warn_at * limit else OK
                 counter.told = min(counter.told, reached)
 
     def _form(self, i: int) -> tuple[str, ...]:
         entry = self._entries[i]
-        return entry.name, entry.scope, _unit(entry), entry.per
-
-
-def _unit(entry: BudgetEntry) -> str:
-    return "usd" if entry.tokens is None else "tokens"
-
-
-def _units(entry: BudgetEntry, limit: float | None) -> int:
-    """A limit in whole units: one at least, since shares of it are told."""
-    return max(1, int(limit or 0) if entry.usd is None else round((limit or 0) * _UNITS_PER_USD))
-
-
-def _amount(entry: BudgetEntry, units: int) -> float | int:
-    return units if entry.usd is None else units / _UNITS_PER_USD
-
-
-def _exact(usd: float | None) -> int:
-    return 0 if usd is None else round(usd * _UNITS_PER_USD)
-
-
-def _over(counter: _Counter, ts: float) -> bool:
-    return counter.end is not None and ts >= counter.end
+        return entry.name, entry.scope, unit(entry), entry.per

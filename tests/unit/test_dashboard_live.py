@@ -213,7 +213,8 @@ class _Figures:
 
 async def test_a_listener_that_is_too_slow_is_let_go_and_others_are_told_the_same_bytes():
     figures = _Figures()
-    feed = Feed(figures, max_listeners=2)
+    feed = Feed(max_listeners=2)
+    feed.show(figures, 2)
     with feed.listen(None) as slow, feed.listen("auto") as quick:
         assert b'"first":"auto"' in await anext(quick)
         for i in range(40):
