@@ -172,7 +172,8 @@ class Learner:
         self._check_healthy()
         events = [change_event(row) for row in rows]
         durable = self._store.append(events)
-        self._made(events, rows)
+        for event in events:
+            self._apply_change(event)
         self._snapshot_if_due()
         return durable
 
@@ -183,7 +184,7 @@ class Learner:
             self._store.append_nowait(events)
             for event in events:
                 _log.info("changed: %s", event.payload.decode())
-            self._made(events, rows)
+                self._apply_change(event)
 
     def record_benchmark(self, event: Event) -> asyncio.Future[None]:
         """Log a benchmark result (`records.benchmark_event`) and learn it; the future resolves once it is durable."""
@@ -269,8 +270,7 @@ class Learner:
             self._apply_decision(made)
         elif event.kind == "outcome":
             outcome = Outcome(**orjson.loads(event.payload))
-            record = self._recall(event)
-            if record is not None:
+            if (record := self._recall(event)) is not None:
                 record.outcome = outcome
                 self._apply_outcome(record, outcome, replay=True)
                 for part in self._folds.values():
@@ -279,8 +279,7 @@ class Learner:
             row = orjson.loads(event.payload)
             row.pop("reward", None)
             feedback = Feedback(**row)
-            record = self._recall(event)
-            if record is not None:
+            if (record := self._recall(event)) is not None:
                 for part in self._folds.values():
                     part.feedback(record, feedback)
                 self._apply_feedback(record, feedback, replay=True)
@@ -289,19 +288,17 @@ class Learner:
             self._replay_of_no_decision(event)
 
     def _replay_of_no_decision(self, event: Event) -> None:
-        if event.kind != "benchmark_result":
-            self._witness(event)
         if event.kind == "benchmark_result":
             self._learn_benchmark(event)
         elif event.kind == "change":
-            self._apply_change(orjson.loads(event.payload))
-        elif event.kind in (ADDED, REMOVED):
-            self.roster.apply(event.kind, orjson.loads(event.payload), self.pools)
-        elif event.kind == "filter_event":
+            self._apply_change(event)
+        elif event.kind in (ADDED, REMOVED, "filter_event"):
+            self._witness(event)
             row = orjson.loads(event.payload)
-            pool = self.pools.get(row["pool"])
-            if pool is not None and row["reason"] == "drift":
-                pool.apply_reset(row["model"], row["constraint_name"], row["evidence"])
+            if event.kind != "filter_event":
+                self.roster.apply(event.kind, row, self.pools)
+            elif row["pool"] in self.pools and row["reason"] == "drift":
+                self.pools[row["pool"]].apply_reset(row["model"], row["constraint_name"], row["evidence"])
 
     def _recall(self, event: Event) -> Record | None:
         """The record as it was just before `event`."""
@@ -320,15 +317,11 @@ class Learner:
         for part in self._folds.values():
             part.decided(record)
 
-    def _apply_change(self, row: ChangeRow) -> None:
-        part = self._folds.get(row["subject"])
-        if part is not None:
+    def _apply_change(self, event: Event) -> None:
+        row = orjson.loads(event.payload)  # as a replay will read it
+        self._witness(event)
+        if (part := self._folds.get(row["subject"])) is not None:
             part.changed(row)
-
-    def _made(self, events: Sequence[Event], rows: Sequence[ChangeRow]) -> None:
-        for event, row in zip(events, rows, strict=True):
-            self._witness(event)
-            self._apply_change(row)
 
     def _apply_outcome(self, record: Record, outcome: Outcome, *, replay: bool = False) -> list[Change]:
         pool = self._learning_pool(record.decision)

@@ -36,7 +36,7 @@ class Asset:
 @cache
 def asset(name: str) -> Asset | None:
     """The file of that name; None where the page has no such file."""
-    known = {place.name: place for place in files("serving.dashboard").joinpath("assets").iterdir()}
+    known = {place.name: place for place in files("serving.dashboard").joinpath("page").iterdir()}
     if name in _UPLOT:
         body = (_uplot() / _UPLOT[name]).read_bytes()
     elif name in known and name != "dashboard.html":
@@ -49,7 +49,7 @@ def asset(name: str) -> Asset | None:
 @cache
 def page(*, asks_for_key: bool) -> bytes:
     """The page itself, which says whether it has to ask for the admin key."""
-    text = files("serving.dashboard").joinpath("assets", "dashboard.html").read_text(encoding="utf-8")
+    text = files("serving.dashboard").joinpath("page", "dashboard.html").read_text(encoding="utf-8")
     return text.replace("{{key}}", "required" if asks_for_key else "none").encode()
 
 

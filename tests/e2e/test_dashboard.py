@@ -79,6 +79,11 @@ def api(service, method, path, body=None):
         return json.load(response)
 
 
+def text_of(service, path):
+    with urllib.request.urlopen(service.url + path, timeout=30) as response:  # noqa: S310
+        return response.read().decode()
+
+
 def pool_of(service):
     return api(service, "GET", "/admin/pools/auto")
 
@@ -123,6 +128,10 @@ def test_the_figures_are_those_of_the_api_while_traffic_flows(opened, service):
         places = [row["overall"], *(cell for cell in row["categories"])]
         for i, cell in enumerate(place for place in places if place["calls"]):
             expect(shown.nth(i)).to_have_attribute("value", str(cell["calls"]))
+    attempts = re.findall(
+        r'^pointsman_calls_total\{.*pool="auto".*\} (\S+)$', text_of(service, "/metrics"), re.MULTILINE
+    )
+    assert sum(map(float, attempts)) == total["attempts"]
     spent = api(service, "GET", "/admin/budgets")["budgets"][0]["counters"][0]["spent"]
     assert spent == pytest.approx(total["cost_usd"], abs=1e-12)
     expect(page.locator("#budgets")).to_contain_text("everybody")

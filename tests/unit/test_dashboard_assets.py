@@ -9,7 +9,7 @@ import pytest
 
 from serving.dashboard import assets
 
-FOLDER = Path(assets.__file__).parent / "assets"
+FOLDER = Path(assets.__file__).parent / "page"
 MAX_LINES = 400
 MAX_COLUMNS = 220  # of markup and class lists; code is formatted to 120
 

@@ -8,7 +8,9 @@ import pytest
 
 from bandit.snapshot import dumps, loads
 from bandit.types import Context, Decision, Feedback, Outcome
+from serving.dashboard.feed import Feed
 from serving.dashboard.live import Live
+from serving.errors import Overloaded, UnknownModel
 from serving.records import Labels, Record, change_event
 from serving.store import Event
 
@@ -185,3 +187,43 @@ def test_what_is_new_is_told_once_and_the_line_is_bounded():
     assert line.since(600) == []
     assert len(line.last(1000)) == 500
     assert line.last(3, pool="other")[0]["model"] == "c"  # of no pool in particular
+
+
+# --- the feed
+
+
+class _Figures:
+    """Views of a pool that has nothing to say but how often it was asked."""
+
+    names = ("auto",)
+
+    def __init__(self):
+        self.live, self.asked = Live(["auto"]), 0
+
+    def first(self, pool, _now):
+        return {"first": pool}
+
+    def next(self, *_):
+        self.asked += 1
+        return {"asked": self.asked}
+
+    def look_at_breakers(self, _now):
+        pass
+
+
+async def test_a_listener_that_is_too_slow_is_let_go_and_others_are_told_the_same_bytes():
+    figures = _Figures()
+    feed = Feed(figures, max_listeners=2)
+    with feed.listen(None) as slow, feed.listen("auto") as quick:
+        assert b'"first":"auto"' in await anext(quick)
+        for i in range(40):
+            feed._tick(T0, 0)
+            assert f'"asked":{i + 1}'.encode() in await anext(quick)
+        assert [event async for event in slow] == []  # what it had not read is old by now
+        assert figures.asked == 40  # once a tick, however many listen
+        feed.close()
+        assert [event async for event in quick] == []
+    with pytest.raises(Overloaded), feed.listen("auto"):
+        pass
+    with pytest.raises(UnknownModel), feed.listen("nowhere"):
+        pass

@@ -155,7 +155,7 @@ function explained(decision) {
       h(
         "div",
         { class: "scroll", tabindex: "0", role: "region", "aria-label": "Predicted and realised" },
-        h("table", {}, ...realised(decision)),
+        h("table", { class: "few" }, ...realised(decision)),
       ),
     ),
     decision.attempts.length > 1

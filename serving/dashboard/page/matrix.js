@@ -33,14 +33,15 @@ export async function loadMatrix(state) {
     if (turn !== asked) return;
     show(matrix, limits);
     const lag = matrix.log_lag_events ? ` ${count(matrix.log_lag_events)} events are not in it yet.` : "";
-    const untested = matrix.untested_limits.map(
-      (entry) => `Nothing tests ${entry.limit} of ${entry.models.join(", ")} yet: it takes ${entry.needs}.`,
-    );
+    const untested = matrix.untested_limits.map(({ limit, models, needs }) => {
+      const who = models.length === matrix.models.length ? "any model" : models.join(", ");
+      return `Nothing tests ${limit} of ${who} yet: it takes ${needs}.`;
+    });
     note.textContent = [
-      "Accuracy by benchmarks, or where there are none the quality of feedback, with its 95 % interval. ",
-      `From the log, as of ${clock(matrix.until)}.${lag} `,
+      "Accuracy by benchmarks, or where there are none the quality of feedback, with its 95 % interval.",
+      `From the log, as of ${clock(matrix.until)}.${lag}`,
       ...untested,
-    ].join("");
+    ].join(" ");
     wait = Math.max(EVERY_MS, TIMES_ITS_OWN * (performance.now() - began));
   } catch (error) {
     if (turn !== asked) return;

@@ -38,7 +38,7 @@ export class State {
   series(range) {
     const step = STEP_S[range];
     const buckets = this.#buckets[range];
-    const last = this.figures.now - (this.figures.now % step);
+    const last = this.figures.now - (this.figures.now % step) - (range === "fine" ? step : 0); // one that is full
     const first = Math.min(last - (LEAST[range] - 1) * step, ...buckets.keys());
     const found = [];
     for (let t = Math.max(first, last - (SHOWN[range] - 1) * step); t <= last; t += step) {
@@ -47,8 +47,9 @@ export class State {
     return found;
   }
 
-  stepOf(range) {
-    return STEP_S[range];
+  /** Of a sum, how much it was in a minute: of a bucket that is being filled, in the part of it that is over. */
+  perMinute(range, t, sum) {
+    return (60 * sum) / Math.max(1, Math.min(STEP_S[range], this.figures.now - t));
   }
 
   /** The pool's models in its own order, and with them any that still appears in the counts. */

@@ -9,7 +9,7 @@ const EVENTS = ["filter", "canary", "breaker", "change"];
 const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const of = (series, read) => series.map(({ bucket }) => (bucket === null ? null : (read(bucket) ?? null)));
 
-/** The charts there are: `lines(state, series, step)` says what each draws; the first line of a stack is the topmost. */
+/** The charts there are: `lines(state, series, range)` says what each draws; the first line of a stack is the topmost. */
 const CHARTS = [
   {
     id: "share",
@@ -33,9 +33,9 @@ const CHARTS = [
     title: "Cost per minute",
     note: "Beside it, what the best single model was predicted to cost",
     format: usd,
-    lines: (state, series, step) => [
-      { label: "this pool", color: color("--c0"), fill: true, values: of(series, (b) => (b.cost_usd * 60) / step) },
-      ...best(state, (name) => of(series, (b) => ((b.alone_usd[name] ?? 0) * 60) / step)),
+    lines: (state, series, range) => [
+      { label: "this pool", color: color("--c0"), fill: true, values: rate(state, range, series, (b) => b.cost_usd) },
+      ...best(state, (name) => rate(state, range, series, (b) => b.alone_usd[name] ?? 0)),
     ],
   },
   {
@@ -103,6 +103,10 @@ function limit(state, series, name) {
     : [{ label: "limit", color: color("--bad"), dashed: true, values: series.map(() => value) }];
 }
 
+function rate(state, range, series, read) {
+  return series.map(({ t, bucket }) => (bucket === null ? null : state.perMinute(range, t, read(bucket))));
+}
+
 function added(series, read) {
   let sum = 0;
   return series.map(({ bucket }) => (sum += bucket === null ? 0 : read(bucket)));
@@ -146,7 +150,7 @@ class Chart {
 
   show(state, range) {
     const series = state.series(range);
-    const lines = this.#spec.lines(state, series, state.stepOf(range));
+    const lines = this.#spec.lines(state, series, range);
     this.#state = state;
     this.#series = series;
     this.#lines = lines;

@@ -74,11 +74,11 @@ function row(model, place) {
         model.weight === null ? "" : h("small", {}, `weight ${model.weight}`),
       ],
       [numbers, count(total?.calls ?? 0)],
-      [numbers, grade(total?.quality?.[0]), h("small", {}, interval(total?.quality))],
+      [numbers, grade(total?.quality?.[0]), total?.quality ? h("small", {}, interval(total.quality)) : null],
       [
         numbers,
         usd(total?.cost_usd),
-        h("small", {}, total?.calls ? `${usd((1000 * total.cost_usd) / total.calls)} per 1,000` : ""),
+        total?.calls ? h("small", {}, `${usd((1000 * total.cost_usd) / total.calls)} per 1,000`) : null,
       ],
       [numbers, percent(total?.attempts ? total.failed / total.attempts : null)],
       endpoints(model.endpoints),
