@@ -59,7 +59,7 @@ class Attempts:
     ) -> None:
         loop = asyncio.get_running_loop()
         own_s = deadline_s if call.timeout_s is None else min(deadline_s, call.timeout_s)
-        self.deadline = loop.time() + own_s
+        self.deadline = (loop.time() if caller.arrived is None else caller.arrived) + own_s
         if caller.deadline is not None:
             self.deadline = min(self.deadline, caller.deadline)
         self.deadline_s, self.fair_s = own_s, deadline_s

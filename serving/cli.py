@@ -19,6 +19,8 @@ import typer
 
 from serving.commands.evaluate import evaluate
 from serving.commands.keys import keys
+from serving.commands.litellm_import import importing
+from serving.commands.problems import problems_told
 from serving.commands.replay import replay
 from serving.commands.report import report
 from serving.commands.simulate import simulate
@@ -214,6 +216,7 @@ main.command()(simulate)
 main.command()(replay)
 main.command()(report)
 main.add_typer(keys)
+main.add_typer(importing)
 
 
 def _warmed(
@@ -297,14 +300,7 @@ def _program() -> str:
 
 
 def _load(config: Path, server: dict[str, Any]) -> Settings:
-    from serving.settings import ConfigError, load_settings
+    from serving.settings import load_settings
 
-    try:
+    with problems_told():
         return load_settings(config, os.environ, server)
-    except ConfigError as error:
-        from rich.console import Console
-
-        from serving.check import render_problems
-
-        render_problems(error, Console(stderr=True))
-        raise typer.Exit(2) from None

@@ -40,7 +40,7 @@ from serving.operator_desk import OperatorDesk
 from serving.operator_handlers import OperatorHandlers
 from serving.pool_handlers import PoolHandlers
 from serving.records import Caller
-from serving.request_headers import read_hints, with_fields
+from serving.request_headers import read_hints, read_timeout, with_fields
 from serving.routing import AnswerStream, Routing
 from serving.settings import ServerSettings
 from serving.spending_handlers import SpendingHandlers
@@ -237,10 +237,10 @@ class Handlers(
         return web.Response(body=self._metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4"})
 
     async def _infer(self, request: web.Request, kind: Kind) -> web.StreamResponse:
-        arrived = time.perf_counter()
+        arrived, began = time.perf_counter(), asyncio.get_running_loop().time()
         principal = await self._admit(request)
         self._drain.check()
-        async with self._intake.gate.entered(self._tiers.priority(principal)):
+        async with self._intake.gate.entered(self._tiers.priority(principal), read_timeout(request.headers)):
             raw = await self._read(request)
             body, hints = parse_body(raw), read_hints(request.headers)
             if kind == "infer":
@@ -249,7 +249,7 @@ class Handlers(
             else:
                 self._entitle(principal, body)
                 call = parse_call(kind, body, hints, self._server.max_messages)
-            caller = Caller(principal, hints.tags)
+            caller = Caller(principal, hints.tags, arrived=began)
             request[CALLER_HEADERS] = caller.headers
             taken = self._intake.take(call, caller, time.time())
             used: Outcome | None = None

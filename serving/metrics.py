@@ -85,7 +85,9 @@ class Metrics:
         self.spared = self._counter(
             "batching_spared_calls", "Upstream calls that batches made unnecessary.", ("model",)
         )
-        self.gate_limit = Gauge("pointsman_gate_limit", "Calls that may run at a time now.", registry=self.registry)
+        self.loop_busy = Gauge(
+            "pointsman_loop_busy_share", "Share of the time in which the event loop was late.", registry=self.registry
+        )
         self.gate_calls = Gauge(
             "pointsman_gate_calls", "Inference calls that run or wait for a place.", ("state",), registry=self.registry
         )
@@ -142,7 +144,8 @@ class Metrics:
 
     def watch_gate(self, gate: Gate) -> None:
         """Show the gate from now on."""
-        self.gate_limit.set_function(lambda: gate.limit)
+        if (pace := gate.pace) is not None:
+            self.loop_busy.set_function(lambda: pace.busy_share)
         self.gate_calls.labels("running").set_function(lambda: gate.in_use)
         self.gate_calls.labels("waiting").set_function(lambda: gate.waiting)
 

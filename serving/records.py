@@ -49,8 +49,8 @@ _ID = re.compile(r"pm-([0-9a-f]{12})[0-9a-f]{20}")
 class Caller:
     """Who makes a call, and what goes with it beside the body.
 
-    `session`: its hash, `deadline`: on the event loop's clock, in seconds. `headers`: what any part wants to tell the
-    caller, on answers and on errors.
+    `session`: its hash. `deadline`, and `arrived`, from which the call's own deadline counts, are on the event loop's
+    clock, in seconds. `headers`: what any part wants to tell the caller, on answers and on errors.
     """
 
     principal: Principal
@@ -58,6 +58,7 @@ class Caller:
     session: str | None = None
     priority: int = 0
     deadline: float | None = None
+    arrived: float | None = None
     headers: dict[str, str] = field(default_factory=dict)
 
 

@@ -18,7 +18,7 @@ from bandit.errors import InvalidInput
 from bandit.types import RequestLimits
 from serving.errors import InvalidRequest
 
-__all__ = ["NO_LIMITS", "Hints", "read_hints", "with_fields"]
+__all__ = ["NO_LIMITS", "Hints", "read_hints", "read_timeout", "with_fields"]
 
 NO_LIMITS = RequestLimits()
 _LIMITS = ("max_cost_usd", "max_latency_s")
@@ -56,9 +56,14 @@ def read_hints(headers: Mapping[str, str]) -> Hints:
         vector=_header_vector(headers[_CONTEXT]) if _CONTEXT in headers else None,
         limits=_limits(given, {limit: name for name, limit in _HEADERS.items()}) if given else NO_LIMITS,
         session=_session(headers[_SESSION]) if _SESSION in headers else None,
-        timeout_s=_seconds(headers[_TIMEOUT]) if _TIMEOUT in headers else None,
+        timeout_s=read_timeout(headers),
         cache_control=headers.get("Cache-Control"),
     )
+
+
+def read_timeout(headers: Mapping[str, str]) -> float | None:
+    """The seconds that a caller gives its call, read before all else: it waits for a place no longer than that."""
+    return _seconds(headers[_TIMEOUT]) if _TIMEOUT in headers else None
 
 
 def with_fields(hints: Hints, body: Mapping[str, Any]) -> Hints:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from bandit.types import Decision, Outcome
 from serving.attempts import Attempt, Attempts, Means
-from serving.errors import UpstreamError
+from serving.errors import NothingAvailable, UpstreamError
 from serving.failure_settings import FailureSettings
 from serving.records import Caller, Labels, Record
 from serving.retries import Plan, RetryBudget
@@ -78,8 +78,18 @@ class Routing:
         self._budgets: dict[str, RetryBudget] = {}
 
     def decide(self, call: Call, caller: Caller, *, ts: float) -> tuple[Decision, Labels]:
-        """Which model a call goes to, and what is logged beside it."""
-        return self._steering.decide(call, caller, ts)
+        """Which model a call goes to, and what is logged beside it: of the chain stated, where its pool is out."""
+        try:
+            return self._steering.decide(call, caller, ts)
+        except NothingAvailable:
+            stated = self._failures.get(call.model, self._default).fallbacks or ()
+            upstreams = self._means.upstreams
+            able = [name for name in stated if self._usable(call.model, name) and upstreams.available(name)]
+            able = [name for name in able if upstreams.can_say(name, call)]
+            if not able:
+                raise
+            rested = [name for name in able if upstreams.rested(name)]
+            return self._steering.outside(call, caller, ts, (rested or able)[0])
 
     @property
     def names(self) -> list[str]:

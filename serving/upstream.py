@@ -33,6 +33,7 @@ __all__ = ["Endpoint", "ModelEndpoints", "Upstreams"]
 _CALLERS_FAULT = (400, 409, 413, 415, 422)  # as in bandit.types.Outcome.failed
 _FAILURES = (TimeoutError, aiohttp.ClientError)
 _ERROR_BYTES = 65_536  # as much of an error's body as is read
+_SHORTEST_SECRET = 8  # characters: what is shorter is no secret, and may be part of any word
 _LONGEST_REST_S = 60.0  # that an endpoint's Retry-After keeps others from it
 Spared = Callable[[str, int], None]
 
@@ -69,7 +70,10 @@ class Endpoint:
         self._headers = CIMultiDict({"Content-Type": "application/json", "Accept-Encoding": "identity"})
         for name, value in (model.headers | place.headers).items():
             self._headers[name] = value.get_secret_value()
-        self._headers.update(provider.headers(place.api_key or model.api_key))
+        api_key = place.api_key or model.api_key
+        self._headers.update(provider.headers(api_key))
+        secrets = [value.get_secret_value() for value in (api_key, *(model.headers | place.headers).values()) if value]
+        self._secrets = [orjson.dumps(secret)[1:-1] for secret in secrets if len(secret) >= _SHORTEST_SECRET]
         connector = aiohttp.TCPConnector(limit=model.max_connections, keepalive_timeout=30, ttl_dns_cache=60)
         self._session = aiohttp.ClientSession(
             connector=connector,
@@ -189,10 +193,10 @@ class Endpoint:
         while len(raw) < _ERROR_BYTES and (part := await response.content.read(_ERROR_BYTES - len(raw))):
             raw += part
         try:
-            body = orjson.loads(raw)
+            body = self._without_secrets(orjson.loads(raw))
             said = body.get("error", body.get("detail", ""))  # a sentence, where it is not OpenAI's object
             own = said if isinstance(said, dict) else {"message": str(said)}
-        except (orjson.JSONDecodeError, AttributeError):
+        except (ValueError, TypeError, AttributeError):  # no JSON, deeper than may be written, or no object
             own = {"message": f"status {response.status}"}
         if response.status in _CALLERS_FAULT:
             reason = self._provider.refusal(response.status, own)
@@ -205,6 +209,13 @@ class Endpoint:
             if asked.isdigit():
                 self.rests_until = time.monotonic() + min(_LONGEST_REST_S, float(asked[:9]))
         raise error
+
+    def _without_secrets(self, body: Any) -> Any:
+        """An error's body without our key and headers: what is passed on to the caller may quote the request."""
+        text = orjson.dumps(body)
+        for secret in self._secrets:
+            text = text.replace(secret, b"***")
+        return orjson.loads(text)
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         limit = self._max_response_bytes

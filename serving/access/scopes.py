@@ -19,13 +19,20 @@ _FIXED_S = {"minute": 60, "day": 86_400}
 
 
 def member_of(scope: Scope, match: str, tier: str | None, principal: Principal) -> str | None:
-    """Whose counter of the entry a call goes to: a key's id, a name, "" of `all`; None: the entry is not about it."""
+    """Whose counter of the entry a call goes to: a key's id, a name, "" of `all`; None: the entry is not about it.
+
+    A user is "team/user" where it has a team: one of the same name in another team is another tenant's.
+    """
     if tier is not None and principal.tier != tier:
         return None
     if scope == "all":
         return ""
     name = principal.key_id if scope == "key" else getattr(principal, scope)
-    return name if name is not None and match in ("*", name) else None
+    if name is None or match not in ("*", name):
+        return None
+    if scope != "user":
+        return str(name)
+    return "/".join(part.replace("%", "%25").replace("/", "%2F") for part in (principal.team, name) if part is not None)
 
 
 def window_of(period: Period, ts: float) -> tuple[float, float | None]:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from serving.commands.problems import problems_told
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -71,26 +73,17 @@ def replay(
     from bandit.errors import InvalidInput
     from evaluation.judgement import Standards
     from serving.commands.policies import parse_time
-    from serving.settings import ConfigError
 
     console = Console(highlight=False)
-    try:
+    with problems_told(InvalidInput, OSError):
         if not policy:
-            raise InvalidInput("--policy", "name at least one")  # noqa: TRY301
+            raise InvalidInput("--policy", "name at least one")
         job = _Job(policy, config, latency_limit_s, latest, console)
         standards = Standards(min_effective_samples=min_effective_samples)
         times = (parse_time(since, "--since"), parse_time(until, "--until"))
         with _logs(log or [], url) as opened:
             judgements, selected = job.run(opened, pool, where, times, standards, seed)
             _write(judgements, selected, opened, json_out, html_out)
-    except ConfigError as error:
-        from serving.check import render_problems
-
-        render_problems(error, Console(stderr=True))
-        raise typer.Exit(2) from None
-    except (InvalidInput, OSError) as error:
-        typer.echo(f"pointsman: {error}", err=True)
-        raise typer.Exit(2) from None
     if any(judgement.cannot_tell for judgement in judgements):
         raise typer.Exit(CANNOT_TELL)
 

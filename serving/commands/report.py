@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from serving.commands.problems import problems_told
+
 if TYPE_CHECKING:
     from evaluation.candidates import Candidate
     from evaluation.logs import Log
@@ -51,9 +53,8 @@ def report(
     from evaluation.logs import opened
     from evaluation.selection import Selection
     from serving.commands.policies import parse_time
-    from serving.settings import ConfigError
 
-    try:
+    with problems_told(InvalidInput, OSError):
         _check_places(out, json_out)
         times = (parse_time(since, "--since"), parse_time(until, "--until"))
         with opened(log) as source, Console(stderr=True).status("reading and judging …"):
@@ -62,14 +63,6 @@ def report(
             standards = Standards(min_effective_samples=min_effective_samples)
             data = _figures(source, selection, measured, standards, seed)
         _write(data, out, json_out)
-    except ConfigError as error:
-        from serving.check import render_problems
-
-        render_problems(error, Console(stderr=True))
-        raise typer.Exit(2) from None
-    except (InvalidInput, OSError) as error:
-        typer.echo(f"pointsman: {error}", err=True)
-        raise typer.Exit(2) from None
 
 
 def _check_places(out: Path | None, json_out: Path | None) -> None:

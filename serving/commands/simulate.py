@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from serving.commands.problems import problems_told
+
 __all__ = ["simulate"]
 
 
@@ -46,15 +48,14 @@ def simulate(
     from bandit.errors import InvalidInput
     from serving.commands.simulation_job import Job
     from serving.commands.simulation_report import Options, report
-    from serving.settings import ConfigError
     from serving.warmstart import WarmStartUnusable
 
-    try:
+    with problems_told(InvalidInput, WarmStartUnusable, OSError):
         if run is not None and runs is not None:
-            raise InvalidInput("--run and --runs", "are the same thing; give one")  # noqa: TRY301
+            raise InvalidInput("--run and --runs", "are the same thing; give one")
         labels = tuple((run or runs or "").split(",")) if run or runs else ()
         if log is not None and (seeds > 1 or sweep is not None):
-            raise InvalidInput("--log", "holds one run: leave out --seeds and --sweep")  # noqa: TRY301
+            raise InvalidInput("--log", "holds one run: leave out --seeds and --sweep")
         job = Job(
             folder=outcomes,
             config=config,
@@ -72,13 +73,3 @@ def simulate(
             log=log,
         )
         report(job, Options(seeds, sweep, workers, json_out, plot))
-    except ConfigError as error:
-        from rich.console import Console
-
-        from serving.check import render_problems
-
-        render_problems(error, Console(stderr=True))
-        raise typer.Exit(2) from None
-    except (InvalidInput, WarmStartUnusable, OSError) as error:
-        typer.echo(f"pointsman: {error}", err=True)
-        raise typer.Exit(2) from None

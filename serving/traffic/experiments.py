@@ -12,6 +12,7 @@ from typing import Any
 
 from bandit.comparison import Comparison
 from bandit.types import Feedback, Outcome
+from serving.access.scopes import member_of
 from serving.imputation import is_imputed
 from serving.records import Labels, Record
 from serving.traffic.settings import ExperimentSettings, VariantSettings
@@ -41,8 +42,8 @@ class Experiment:
         return None
 
     def unit(self, labels: Labels) -> str | None:
-        """The user or session a call is of, as far as it says."""
-        return labels.session if self.settings.unit == "session" else labels.principal.user
+        """The user (of its team) or session a call is of, as far as it says."""
+        return labels.session if self.settings.unit == "session" else member_of("user", "*", None, labels.principal)
 
     def label(self, variant: VariantSettings) -> str:
         """What the log calls an exposure to a variant."""
@@ -137,5 +138,5 @@ class Experiment:
         low, high = pair.interval(each_side)
         less, more = ("worse", "better") if self.settings.metric == "quality" else ("better", "worse")
         verdict = less if high < 0.0 else more if low > 0.0 else "open"
-        summary = {"variant": name, "control": self._control, "verdict": verdict} | dict(pair.summary(each_side))
+        summary = {"variant": name, "against": self._control, "verdict": verdict} | dict(pair.summary(each_side))
         return summary | {"relative": self.settings.metric != "quality"}

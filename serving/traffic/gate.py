@@ -7,19 +7,20 @@ finds a place but its ticket. It must never know who calls, nor what for: a prio
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Self
 
 from serving.errors import Overloaded
-from serving.traffic.adaptive import AdaptiveLimit
 from serving.traffic.overload_settings import OverloadSettings
+from serving.traffic.pace import Pace
 
 __all__ = ["Gate", "Ticket"]
 
-_SAMPLE_S = 0.01  # between two looks at the loop, while calls run
-_RATE_WEIGHT = 0.05  # of the newest gap between two calls that end
+_LOOK_S = 0.001  # between two looks at the loop, while calls run or wait
+_RATE_WEIGHT = 0.05  # of the newest gap between two waiters that get a place
 Shed = Callable[[int, str], None]
 
 
@@ -53,7 +54,7 @@ class Ticket:
 
     async def __aenter__(self) -> Self:
         gate = self._gate
-        if not gate.waiting and gate.in_use < gate.limit:
+        if gate.passes(self._priority):
             gate.taken()
         else:
             self.waited_s = await gate.wait(self._priority, self._longest_s)
@@ -70,48 +71,48 @@ class Gate:
     or `late`. A priority whose queue has not been empty for `queue_timeout_s` is offered more than there is room for:
     its calls then wait `standing_timeout_s` at most, since a longer queue makes all of them late and serves no more of
     them (Nichols and Jacobson, "Controlling queue delay", 2012; Maurer, "Fail at scale", 2015).
+
+    Where the settings say so, calls also wait while the event loop is busy; once any have, those of higher priorities
+    go ahead. What there is to do for a call is then done in time, at the price of who is least urgent.
     """
 
     def __init__(
         self, settings: OverloadSettings, *, clock: Callable[[], float], rng: random.Random, shed: Shed
     ) -> None:
         self._settings, self._clock, self._rng, self._shed = settings, clock, rng, shed
-        self._adaptive: AdaptiveLimit | None = None
-        if settings.adaptive == "aimd":
-            target_s = settings.target_lag_ms / 1000.0
-            self._adaptive = AdaptiveLimit(settings.floor, settings.max_concurrent, target_s)
-        self.limit = settings.max_concurrent
-        self.in_use = self._peak = self.waiting = 0
+        self.pace = Pace(settings.target_lag_ms / 1000.0) if settings.adaptive == "pace" else None
+        self.in_use = self.waiting = 0
         self._levels: dict[int, _Level] = {}  # as many as the tiers have priorities; highest first
-        self._left_at: float | None = None
-        self._gap_s: float | None = None  # between two calls that end
-        self._watch: asyncio.TimerHandle | None = None
+        self._lowest = math.inf  # priority of which a call has ever waited
+        self._admitted_at: float | None = None
+        self._gap_s: float | None = None  # between two waiters that get a place
+        self._watch: asyncio.Handle | None = None
+        self._watching = False  # whether the very next turn is looked at
+        self._looked_at = clock()
 
     def entered(self, priority: int, longest_s: float | None = None) -> Ticket:
         """`async with gate.entered(...)`: a place, or Overloaded, after `longest_s` or the queue's own time at most."""
         own_s = self._settings.queue_timeout_s
         return Ticket(self, priority, own_s if longest_s is None else min(own_s, longest_s))
 
+    def passes(self, priority: int) -> bool:
+        """Whether a call of that priority has not to wait."""
+        return not (self.waiting and self._first().priority >= priority) and self._room(priority)
+
     def taken(self) -> None:
         """One more call runs."""
         self.in_use += 1
-        self._peak = max(self._peak, self.in_use)
-        if self._watch is None and self._adaptive is not None:
-            self._watch = asyncio.get_running_loop().call_later(_SAMPLE_S, self._first_turn)
+        if self.pace is not None:
+            self.pace.began()
+            if self._watch is None:
+                self._looked_at = self._clock()
+                self._watch = asyncio.get_running_loop().call_later(_LOOK_S, self._first_turn)
 
     def left(self) -> None:
         """One call fewer runs; whoever waits first takes its place."""
         self.in_use -= 1
         if self.waiting:
-            now = self._clock()
-            if self._left_at is not None:
-                gap_s = now - self._left_at
-                old_s = gap_s if self._gap_s is None else self._gap_s
-                self._gap_s = old_s + _RATE_WEIGHT * (gap_s - old_s)
-            self._left_at = now
             self._admit()
-        else:
-            self._left_at = None  # a gap that nobody waited through says nothing about how fast places come free
 
     async def wait(self, priority: int, longest_s: float) -> float:
         """Wait for a place and take it; how long that took, in seconds. Raises Overloaded."""
@@ -119,16 +120,21 @@ class Gate:
         if self.waiting >= self._settings.queue_size:
             self._make_room(priority)
         began = self._clock()
-        loop = asyncio.get_running_loop()
-        waiter = _Waiter(loop.create_future(), level)
         if not level.waiters:
             level.since = began
+        elif began - level.since > self._settings.queue_timeout_s:
+            longest_s = min(longest_s, self._settings.standing_timeout_s)
+            if self._ahead_of(priority) * (self._gap_s or 0.0) > longest_s:  # it would be told so later, and for more
+                self._shed(priority, "full")
+                raise self._overloaded()
+        loop = asyncio.get_running_loop()
+        waiter = _Waiter(loop.create_future(), level)
         level.waiters[waiter] = None
         self.waiting += 1
-        if began - level.since > self._settings.queue_timeout_s:
-            longest_s = min(longest_s, self._settings.standing_timeout_s)
         waiter.timer = loop.call_later(longest_s, self._late, waiter)
-        self._admit()  # the limit may have grown since the last call left
+        if self.pace is not None and self.in_use < self._settings.max_concurrent and not self._watching:
+            self.close()
+            self._first_turn()
         try:
             await waiter.future
         except asyncio.CancelledError:
@@ -145,12 +151,36 @@ class Gate:
             self._watch.cancel()
 
     def _admit(self) -> None:
-        while self.waiting and self.in_use < self.limit:
-            level = next(level for level in self._levels.values() if level.waiters)
+        """Give the one who waits first a place, if there is one."""
+        while self.waiting and self._room((level := self._first()).priority, waited=True):
             waiter = next(iter(level.waiters))
             self._forget(waiter)
+            if waiter.future.done():
+                continue  # its caller has just gone away, and has not heard of it yet
+            self._note_rate()
             self.taken()
             waiter.future.set_result(None)
+            return
+
+    def _room(self, priority: int, *, waited: bool = False) -> bool:
+        if self.in_use >= self._settings.max_concurrent:
+            return False
+        return self.pace is None or self.pace.may_begin(ahead=priority > self._lowest, waited=waited)
+
+    def _first(self) -> _Level:
+        return next(level for level in self._levels.values() if level.waiters)
+
+    def _ahead_of(self, priority: int) -> int:
+        return sum(len(level.waiters) for level in self._levels.values() if level.priority >= priority)
+
+    def _note_rate(self) -> None:
+        now = self._clock()
+        if self._admitted_at is not None:
+            gap_s = now - self._admitted_at
+            old_s = gap_s if self._gap_s is None else self._gap_s
+            self._gap_s = old_s + _RATE_WEIGHT * (gap_s - old_s)
+        # A gap that nobody waits through says nothing about how fast places come free.
+        self._admitted_at = now if self.waiting else None
 
     def _forget(self, waiter: _Waiter) -> None:
         if waiter in waiter.level.waiters:
@@ -177,7 +207,7 @@ class Gate:
             waiter.future.set_exception(self._overloaded())
 
     def _overloaded(self) -> Overloaded:
-        # When those waiting now will have had their turn, at the rate at which calls end; up to twice that, so that
+        # When those waiting now will have had their turn, at the rate at which they get it; up to twice that, so that
         # those told so do not all come back at once.
         drain_s = (self.waiting + 1) * (self._gap_s or 0.0)
         bounded = min(max(1.0, drain_s), self._settings.max_retry_after_s / 2.0)
@@ -187,23 +217,29 @@ class Gate:
     def _new_level(self, priority: int) -> _Level:
         self._levels[priority] = level = _Level(priority)
         self._levels = dict(sorted(self._levels.items(), reverse=True))
+        self._lowest = min(self._levels)
         return level
 
-    # One whole turn of the loop is measured: a timer runs at its start, what it calls next after the timers, and what
-    # that calls next after all that the network brought meanwhile.
+    # One whole turn of the loop is measured: what was called soon runs before all that the network brings meanwhile,
+    # and what that calls soon runs after it. While calls wait for the loop one turn after another is looked at, which
+    # keeps it awake; else one now and then, and none while no call runs.
 
     def _first_turn(self) -> None:
-        asyncio.get_running_loop().call_soon(self._turn_begun)
+        self._watching = True  # not begun anew by calls that come to wait: enough of them would put it off for ever
+        self._watch = asyncio.get_running_loop().call_soon(self._turn_begun)
 
     def _turn_begun(self) -> None:
-        asyncio.get_running_loop().call_soon(self._turn_ended, self._clock())
+        self._watch = asyncio.get_running_loop().call_soon(self._turn_ended, self._clock())
 
     def _turn_ended(self, began: float) -> None:
-        assert self._adaptive is not None  # noqa: S101 - nothing is watched without it
-        if self._adaptive.turn(self._clock() - began, self.in_use, self._peak):
-            self.limit = self._adaptive.limit
+        assert self.pace is not None  # noqa: S101 - nothing is watched without it
+        now, loop = self._clock(), asyncio.get_running_loop()
+        self.pace.turn(now - began, now - self._looked_at)
+        self._looked_at = now
+        if self.waiting:
             self._admit()
-        self._peak = self.in_use
-        self._watch = None
-        if self.in_use:  # an idle service sleeps
-            self._watch = asyncio.get_running_loop().call_later(_SAMPLE_S, self._first_turn)
+        self._watching = self.waiting > 0 and self.in_use < self._settings.max_concurrent
+        if self._watching:
+            self._watch = loop.call_soon(self._turn_ended, now)
+        else:
+            self._watch = loop.call_later(_LOOK_S, self._first_turn) if self.in_use else None

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from serving.config_values import Count, Number, Section, reject
+from serving.config_values import Count, Number, Section
 
 __all__ = ["OverloadSettings"]
 
@@ -20,15 +20,11 @@ class OverloadSettings(Section):
     max_concurrent: Count = Field(
         default=2_000, ge=1, le=100_000, description="Most inference calls under way at once, streams included."
     )
-    adaptive: Literal["aimd", "off"] = Field(
-        default="off",
-        description="aimd lowers the limit while the event loop is late, and raises it while calls wait for a place.",
-    )
-    min_concurrent: Count | None = Field(
-        default=None, ge=1, le=100_000, description="Lowest that aimd goes; by default 16, or max_concurrent if less."
+    adaptive: Literal["pace", "off"] = Field(
+        default="pace", description="pace lets calls wait while the event loop is busy, but for those of higher tiers."
     )
     target_lag_ms: Number = Field(
-        default=5.0, gt=0, le=10_000, description="How long one turn of the event loop may take, for aimd, in ms."
+        default=0.2, gt=0, le=10_000, description="A turn of the event loop that takes longer is late, for pace, in ms."
     )
     queue_size: Count = Field(
         default=500, ge=0, le=100_000, description="Most calls waiting for a place; beyond it the lowest tier gets 503."
@@ -45,14 +41,3 @@ class OverloadSettings(Section):
     max_retry_after_s: Number = Field(
         default=30.0, ge=1, le=3600, description="Largest Retry-After of a call that was shed, in seconds."
     )
-
-    @model_validator(mode="after")
-    def _floor_below_ceiling(self) -> OverloadSettings:
-        if self.min_concurrent is not None and self.min_concurrent > self.max_concurrent:
-            reject("must not be above max_concurrent", at=("min_concurrent",))
-        return self
-
-    @property
-    def floor(self) -> int:
-        """The lowest limit."""
-        return min(16, self.max_concurrent) if self.min_concurrent is None else self.min_concurrent

@@ -133,6 +133,15 @@ class Steering:
         names = self._learner.pools[name].names if name in self._learner.pools else (name,)
         return any(self._endpoints.serves(model, kind) for model in names)
 
+    def outside(self, call: Call, caller: Caller, ts: float, model: str) -> tuple[Decision, Labels]:
+        """The decision for a call whose pool can take none: `model`, which the operator has named for that.
+
+        It begins no session and no experiment, and teaches the pool nothing: the model need not even be in it.
+        """
+        one = np.ones(1)
+        decision = unlearned(call, self._learner.ids.new(ts), ts, (model,), one > 0.0, one, 0, "weighted")
+        return replace(decision, policy_version="fallback"), Labels(caller.principal, caller.tags)
+
     def _seen(self, call: Call, caller: Caller, ts: float) -> _Call:
         pool, traffic = self._learner.pools[call.model], self._traffic.pools[call.model]
         usable, up = self._traffic.usable, self._endpoints.available

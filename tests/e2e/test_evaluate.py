@@ -3,104 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
-import os
-import re
 import signal
 import subprocess
-import sys
 import time
-from dataclasses import dataclass
-from pathlib import Path
 
 import aiohttp
-import numpy as np
-import orjson
 import pytest
+from evaluate_stack import ADMIN_KEY, COST_USD, ROOT, TIMEOUT_S, by_model, running, write_suite
 
-from bandit.types import Price
-from evaluation.answers import Answer
 from evaluation.benchmark import chosen_items
 from evaluation.recorded import RecordedSet, RecordedSource
 from evaluation.suites import read_suite
 from evaluation.upstreams import create_app
 from tests.unit.recorded_folders import write_folder
-
-ROOT = Path(__file__).parents[2]
-TIMEOUT_S = 60
-ADMIN_KEY = "admins-key-12"
-COST_USD = 20 * 1e-6 + 100 * 10e-6
-"""Of one call: 20 input tokens and 100 output tokens at 1 and 10 USD per million."""
-
-
-@dataclass
-class Stack:
-    """A service with its upstreams, and the command run against it."""
-
-    service: object
-    upstreams: str
-    folder: Path
-
-    def command(self, suite, *arguments):
-        return [
-            sys.executable,
-            "-m",
-            "serving",
-            "evaluate",
-            "--url",
-            self.service.url,
-            "--suite",
-            str(suite),
-            *arguments,
-        ]
-
-    def run(self, suite, *arguments, expect=0, key=None):
-        """(figures, all that was printed); the state is beside the suite."""
-        out = self.folder / "out.json"
-        out.unlink(missing_ok=True)
-        env = {name: value for name, value in os.environ.items() if name != "POINTSMAN_ADMIN_KEY"}
-        env |= {"POINTSMAN_ADMIN_KEY": key} if key else {}
-        ended = subprocess.run(
-            self.command(suite, "--json", str(out), *arguments),
-            cwd=ROOT,
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
-        assert ended.returncode == expect, ended.stdout + ended.stderr
-        return json.loads(out.read_bytes()) if out.exists() else None, ended.stdout + ended.stderr
-
-    async def calls(self, model, kind="started"):
-        """How many calls of a model its upstream has seen."""
-        async with aiohttp.ClientSession() as session, session.get(f"{self.upstreams}/control?last=0") as response:
-            return (await response.json())["models"][model][kind]
-
-    async def control(self, **changes):
-        url = f"{self.upstreams}/control"
-        async with aiohttp.ClientSession() as session, session.post(url, json=changes) as response:
-            assert response.status == 200
-
-    def results(self):
-        return [event["payload"] for event in self.service.events("benchmark_result")]
-
-
-@contextlib.contextmanager
-def running(source, run_service, serve_in_thread, folder, *, constraints=None, priced=True, auth=False, time_scale=0.0):
-    price = {"price": {"input_per_million": 1.0, "output_per_million": 10.0}} if priced else {}
-    with serve_in_thread(create_app(source, time_scale=time_scale)) as upstreams:
-        config = {
-            "models": [
-                {"name": name, "endpoint": f"{upstreams}/v1", "timeout_s": 5, **price} for name in source.models
-            ],
-            "pools": [{"name": "auto", "models": list(source.models), "constraints": constraints or {}}],
-        }
-        if auth:
-            config["auth"] = {"admin_key": ADMIN_KEY, "keys": [{"key": "callers-key-1", "user": "ada"}]}
-        with run_service(config, folder / "service") as service:
-            yield Stack(service, upstreams, folder)
 
 
 @pytest.fixture
@@ -115,10 +30,6 @@ def stack(recorded, run_service, serve_in_thread, tmp_path):
     source = RecordedSource(RecordedSet.load(recorded))
     with running(source, run_service, serve_in_thread, tmp_path) as stack:
         yield stack
-
-
-def by_model(figures):
-    return {entry["model"]: entry for entry in figures["models"]}
 
 
 async def test_a_run_grades_every_model_and_posts_every_result(stack, recorded):
@@ -343,112 +254,6 @@ def test_every_problem_of_a_suite_is_told_with_its_place(stack, tmp_path):
     _, text = stack.run(suite, expect=2)
     assert "bad.jsonl: line 1, column answer: is missing" in text
     assert "bad.jsonl: line 2: is not valid JSON" in text
-
-
-class Judges:
-    """A pool of two: `writer` says what the prompt says; `judge` gives every answer a score of 0.75, or talks."""
-
-    models = ("writer", "judge")
-    runs = ()
-    talks = False
-
-    def run_at(self, elapsed_s: float) -> None:  # noqa: ARG002 - the Protocol's
-        return None
-
-    def use_run(self, run: str) -> None:
-        raise NotImplementedError
-
-    def price(self, model: str) -> Price:  # noqa: ARG002 - the Protocol's
-        return Price(1.0, 10.0)
-
-    def answer(self, model: str, prompt_text: str, category: str | None, rng: np.random.Generator, elapsed_s: float):
-        del category, rng, elapsed_s
-        text = prompt_text if model == "writer" else "Well done!" if self.talks else 'So: {"score": 0.75}'
-        return Answer(text, 1.0, 0.0, 20, 100)
-
-
-@pytest.fixture
-def judges(run_service, serve_in_thread, tmp_path):
-    source = Judges()
-    with running(source, run_service, serve_in_thread, tmp_path) as stack:
-        stack.source = source
-        yield stack
-
-
-def write_suite(path, rows):
-    path.write_bytes(b"\n".join(map(orjson.dumps, rows)))
-    return path
-
-
-async def test_a_judge_grades_through_the_service_and_its_cost_counts(judges, tmp_path):
-    judge = {"kind": "judge", "model": "judge", "rubric": "Is it polite?"}
-    suite = write_suite(
-        tmp_path / "j.jsonl", [{"id": f"q{i}", "prompt": f"say {i}", "grader": judge} for i in range(6)]
-    )
-    figures, text = judges.run(suite, "--models", "writer")
-    writer = by_model(figures)["writer"]
-    assert writer["accuracy"]["mean"] == pytest.approx(0.75)
-    assert (writer["cost_usd"], writer["judge_cost_usd"]) == pytest.approx((6 * COST_USD, 6 * COST_USD))
-    assert figures["cost_usd"] == pytest.approx(12 * COST_USD)
-    assert "for judges" in text
-    assert await judges.calls("judge") == 6
-    assert {result["model"] for result in judges.results()} == {"writer"}
-    async with aiohttp.ClientSession() as session, session.get(f"{judges.upstreams}/control?last=1") as response:
-        (request,) = (await response.json())["requests"]
-    assert request["body"]["temperature"] == 0
-    assert "Is it polite?" in request["body"]["messages"][0]["content"]
-    assert re.search(r"<answer-\w{8}>\nsay ", request["body"]["messages"][1]["content"])
-
-
-async def test_a_judge_counts_against_the_budget(judges, tmp_path):
-    """Each item costs two calls: 7 calls' worth admit three."""
-    judge = {"kind": "judge", "model": "judge"}
-    suite = write_suite(tmp_path / "j.jsonl", [{"id": f"q{i}", "prompt": "say", "grader": judge} for i in range(6)])
-    figures, _ = judges.run(suite, "--models", "writer", "--budget-usd", str(7 * COST_USD))
-    assert (figures["ending"], figures["left_out"]) == ("budget", 3)
-    assert figures["cost_usd"] == pytest.approx(6 * COST_USD)
-
-
-async def test_a_judge_that_only_talks_ends_the_run_and_the_kept_answers_are_graded_when_resumed(judges, tmp_path):
-    judges.source.talks = True
-    judge = {"kind": "judge", "model": "judge"}
-    suite = write_suite(tmp_path / "j.jsonl", [{"id": f"q{i}", "prompt": "say", "grader": judge} for i in range(20)])
-    figures, text = judges.run(suite, "--models", "writer", "--concurrency", "1", expect=1)
-    assert "10 gradings by a judge in a row failed, the last: the judge did not answer" in " ".join(text.split())
-    assert by_model(figures)["writer"]["errors"] == {"judge_failed": 10}
-    assert await judges.calls("writer") == 10
-    judges.source.talks = False
-    figures, _ = judges.run(suite, "--models", "writer", "--resume")
-    assert by_model(figures)["writer"]["accuracy"]["samples"] == 20
-    assert (await judges.calls("writer"), await judges.calls("judge")) == (20, 30)
-
-
-async def test_text_graders_and_functions_of_ones_own(judges, tmp_path):
-    """The writer answers with the prompt itself. A grading that fails is the item's error, not the run's."""
-    module = tmp_path / "own_grader.py"
-    module.write_text("def short(text, answer, item):\n    return len(text) < answer  # raises for a text\n")
-    f = {"id": "f", "prompt": '{"name": "f", "arguments": {"x": 1}}', "answer": {"f": {"x": [1, 2]}}}
-    own = {"kind": "python", "callable": "own_grader:short"}
-    rows = [
-        {"id": "n", "prompt": "the sum is 1,234.5", "answer": 1234.5, "grader": "numeric"},
-        {"id": "c", "prompt": "The answer is (B)", "answer": "C", "grader": "choice", "category": "geo"},
-        {"id": "j", "prompt": '{"a": 1}', "answer": {"required": ["a"]}, "grader": "json_schema"},
-        f | {"grader": "function_call"},
-        {"id": "p", "prompt": "short", "answer": 10, "grader": own},
-        {"id": "b", "prompt": "short", "answer": "boom", "grader": own},
-    ]  # fmt: skip
-    suite = write_suite(tmp_path / "mixed.jsonl", rows)
-    out = tmp_path / "out.json"
-    command = judges.command(suite, "--models", "writer", "--json", str(out))
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    ended = await asyncio.to_thread(
-        subprocess.run, command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    writer = by_model(json.loads(out.read_bytes()))["writer"]
-    assert writer["errors"] == {"grading_failed": 1}
-    qualities = {result["item_id"]: result["quality"] for result in judges.results()}
-    assert qualities == {"n": 1.0, "c": 0.0, "j": 1.0, "f": 1.0, "p": 1.0, "b": None}
 
 
 def test_a_service_that_stops_for_good_ends_the_run_which_can_be_resumed(slow, recorded, tmp_path):

@@ -14,6 +14,8 @@ MESSAGES = [{"role": "user", "content": "hello"}]
 KEY, ADMIN = "caller-of-the-tests", "operator-of-the-tests"
 HEADERS = {"Authorization": f"Bearer {KEY}"}
 SEED = {"exploration_floor": 0.3, "seed": 3}
+HALVES = [{"name": "old", "share": 0.5, "model": "good"}, {"name": "new", "share": 0.5, "model": "fair"}]
+EXPERIMENT = {"name": "ab", "unit": "session", "variants": HALVES}
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +35,8 @@ def service(run_service, trial, tmp_path_factory):
             {"name": "fixed", "models": pair, "weights": {"good": 70, "fair": 30}},
             {"name": "trial", "models": pair, "policy": SEED},
             {"name": "failing", "models": ["f500", "good"], "weights": {"f500": 1}},
+            {"name": "tested", "models": pair, "policy": SEED, "experiments": [EXPERIMENT]},
+            {"name": "switched", "models": pair, "policy": SEED},
         ],
     }
     with run_service(config, tmp_path_factory.mktemp("attribution")) as service:
@@ -61,12 +65,27 @@ def admin(service, http):
     return admin
 
 
+@pytest.fixture
+def replayed(service, tmp_path):
+    """Which decisions of a pool a replay judges."""
+
+    async def replayed(pool):
+        out = tmp_path / f"{pool}.json"
+        command = [sys.executable, "-m", "serving", "replay", str(service.data_dir), "--pool", pool, "--json", str(out)]
+        command += ["--policy", "uniform", "--min-effective-samples", "5"]
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, timeout=60, check=False, text=True)
+        assert done.returncode == 0, done.stderr
+        return json.loads(out.read_text())["selection"]
+
+    return replayed
+
+
 def rows(service, query):
     with duckdb.connect(str(service.data_dir / "log.duckdb"), read_only=True) as log:
         return log.execute(query).fetchall()
 
 
-async def test_each_kind_of_call_is_logged_as_what_it_was(service, ask, admin, wait_until, tmp_path):
+async def test_each_kind_of_call_is_logged_as_what_it_was(service, ask, admin, replayed):
     for _ in range(30):
         assert (await ask("auto"))["x-pointsman-mode"] == "bandit"
     assert (await ask("good"))["x-pointsman-mode"] == "pinned"
@@ -118,14 +137,35 @@ async def test_each_kind_of_call_is_logged_as_what_it_was(service, ask, admin, w
         ("fixed", 31, {"pinned": 1, "sticky": 5}),
         ("trial", 30, {"pinned": 1}),
     ):
-        out = tmp_path / f"{pool}.json"
-        command = [sys.executable, "-m", "serving", "replay", str(service.data_dir), "--pool", pool, "--json", str(out)]
-        command += ["--policy", "uniform", "--min-effective-samples", "5"]
-        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, timeout=60, check=False, text=True)
-        assert done.returncode == 0, done.stderr
-        selection = json.loads(out.read_text())["selection"]
+        selection = await replayed(pool)
         assert selection["decisions"] == used
         assert selection["left_out_by_mode"] == left
+
+
+async def test_experiments_and_calls_without_a_look_at_the_request_are_known_as_such(ask, admin, replayed, service):
+    """Whoever is in an experiment keeps its variant; with learning bypassed, or the pool out, there is no context."""
+    for number in range(20):
+        assert (await ask("tested"))["x-pointsman-mode"] == "bandit"
+        assert (await ask("tested", **{"x-pointsman-session": f"unit-{number}"}))["x-pointsman-mode"] == "weighted"
+        assert (await ask("tested", **{"x-pointsman-session": f"unit-{number}"}))["x-pointsman-mode"] == "sticky"
+    for _ in range(20):
+        assert (await ask("switched"))["x-pointsman-mode"] == "bandit"
+    await admin("PATCH", "/admin/pools/switched", {"learning": "bypass"})
+    for _ in range(7):
+        assert (await ask("switched"))["x-pointsman-mode"] == "weighted"
+    await admin("GET", "/admin/usage")  # which waits for the log
+    seen = "SELECT mode, experiment IN ('ab/old', 'ab/new'), probabilities, count(*) FROM decisions"
+    seen += " WHERE pool = 'tested' AND experiment IS NOT NULL GROUP BY ALL ORDER BY mode"
+    found = rows(service, seen)
+    assert ("weighted", True, [0.5, 0.5], 20) in found
+    assert sum(count for mode, *_, count in found if mode == "sticky") == 20
+    unseen = "SELECT mode, propensity, len(context), count(*) FROM decisions"
+    unseen += " WHERE pool = 'switched' AND context_version = 'none' GROUP BY ALL"
+    assert rows(service, unseen) == [("weighted", 1.0, 0, 7)]
+    for pool, left in (("tested", {"sticky": 20, "experiment": 20}), ("switched", {"bypass": 7})):
+        selection = await replayed(pool)
+        assert selection["decisions"] == 20
+        assert {mode: count for mode, count in selection["left_out_by_mode"].items() if mode != "pinned"} == left
 
 
 async def test_an_operator_moves_traffic_at_once_and_for_good(service, ask, admin):

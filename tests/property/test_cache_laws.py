@@ -225,7 +225,7 @@ def test_hits_are_on_nobodys_budget_and_in_nobodys_session(calls):
         who = call["who"]
         if answer is None or answer[0].mode != "cached":
             spent["team", who.team] += COST_USD
-            spent["user", who.user] += COST_USD
+            spent["user", who.user and "/".join(filter(None, (who.team, who.user)))] += COST_USD
     shown = {(b["name"], c["member"]): c["spent"] for b in room.ledger.listed(time.time()) for c in b["counters"]}
     expected = {key: usd for key, usd in spent.items() if key[1] is not None and usd}
     assert {key: usd for key, usd in shown.items() if usd} == expected

@@ -65,7 +65,7 @@ def test_what_is_booked_is_the_sum_of_the_outcomes(steps):
     for ledger, done, now, _ in run(steps):
         for (name, member), counter in shown(ledger, now).items():
             since, until = counter["window_start"], counter["resets_at"] or 1e18
-            mine = [o for p, o in done if member in (None, p.team if name == "team" else p.user)]
+            mine = [o for p, o in done if member in (None, p.team if name == "team" else f"{p.team}/{p.user}")]
             mine = [o for o in mine if since <= o.ts < until]
             total = sum(o.input_tokens for o in mine) if name == "user" else sum(Fraction(o.cost_usd) for o in mine)
             assert abs(Fraction(counter["spent"]) - total) < Fraction(1, 10**10)

@@ -1,4 +1,5 @@
 """The analytical log: everything committed, exactly once, whatever dies or stands in the way."""
+# ruff: noqa: F811 - a fixture is imported, and an argument of its name is it
 # ruff: noqa: ASYNC110, ASYNC220, ASYNC221, S608 - tasks under test tell nobody; other processes may block a test
 
 from __future__ import annotations
@@ -7,7 +8,6 @@ import asyncio
 import logging
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,8 +15,8 @@ import duckdb
 import numpy as np
 import orjson
 import pytest
+from copied_events import counts, decision, dumps, log, outcome, outcomes, path, query, store  # noqa: F401 - three are fixtures
 
-from bandit.types import Context, Decision
 from serving import analytics
 from serving.analytics import AnalyticalLog
 from serving.records import model_event
@@ -24,72 +24,6 @@ from serving.sqlite_store import SqliteStore
 from serving.store import Event
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "log.duckdb"
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    store = SqliteStore(tmp_path / "router.sqlite", synchronous="normal")
-    yield store
-    await store.close()
-
-
-@pytest.fixture
-async def log(path: Path, store: SqliteStore) -> AsyncIterator[AnalyticalLog]:
-    log = AnalyticalLog(path, store)
-    yield log
-    await log.close()
-
-
-def dumps(row: dict) -> bytes:
-    return orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def outcome(number: int, **row: object) -> Event:
-    name = f"id-{number}"
-    return Event("outcome", name, 1.0, dumps({"decision_id": name, "ts": 1.0, "attempt": number} | row))
-
-
-def outcomes(count: int) -> list[Event]:
-    return [outcome(number) for number in range(count)]
-
-
-def query(path: Path, sql: str) -> list[tuple]:
-    with duckdb.connect(str(path), read_only=True) as connection:
-        return connection.execute(sql).fetchall()
-
-
-def counts(path: Path) -> tuple[int, int, int]:
-    """(rows, different seqs, position) of a log of outcomes."""
-    return query(path, "SELECT count(*), count(DISTINCT seq), (FROM log_position) FROM outcomes")[0]
-
-
-def decision(number: int, chance: np.random.Generator) -> Decision:
-    quality, latency = chance.random(3), chance.random(3)
-    quality[number % 3] = np.nan
-    return Decision(
-        decision_id=f"chatcmpl-{number:08x}",
-        ts=1764000000.0 + number / 7,
-        pool="auto",
-        mode="bandit",
-        step=number,
-        context=Context(chance.random(5, dtype=np.float32), "text-1", number * 10, None if number % 2 else "math"),
-        policy_version="thompson-1",
-        arms=("small", "lärge", "x'y\"z"),
-        feasible=np.array([True, number % 2 == 0, False]),
-        probabilities=chance.dirichlet(np.ones(3)),
-        chosen="lärge",
-        propensity=chance.random() * 1e-9,
-        predicted_quality=quality,
-        predicted_cost_usd=np.full(3, np.nan),
-        predicted_latency_s=latency,
-        pacer_multiplier=0.1,
-        infeasible=number % 5 == 0,
-    )
 
 
 async def test_ten_thousand_decisions_come_back_as_they_were(path, store, log):
@@ -362,44 +296,6 @@ async def test_a_damaged_file_is_reported_once_and_the_service_goes_on(path, sto
     assert counts(path) == (6, 6, 6)
 
 
-async def test_a_newer_schema_is_left_alone(path, store, log):
-    await log.flush()
-    with duckdb.connect(str(path)) as connection:
-        connection.execute("UPDATE schema_version SET version = version + 1")
-    await store.append(outcomes(1))
-    assert await log.flush() == 0
-    assert "schema is version 5 and this program knows up to 4; upgrade" in log.last_error
-    assert counts(path) == (0, 0, 0)
-
-
-async def test_another_programs_file_is_left_alone(path, store, log):
-    with duckdb.connect(str(path)) as connection:
-        connection.execute("CREATE TABLE theirs (a INTEGER)")
-    await store.append(outcomes(1))
-    assert await log.flush() == 0
-    assert "belongs to another program" in log.last_error
-    assert query(path, "SELECT table_name FROM duckdb_tables()") == [("theirs",)]
-
-
-async def test_a_log_of_another_store_is_left_alone(path, store, log, tmp_path):
-    """Its position says events were copied that this store never had: going on would skip this store's."""
-    await store.append(outcomes(5))
-    await log.flush()
-    other_store = SqliteStore(tmp_path / "other.sqlite")
-    await other_store.append(outcomes(2))
-    other = AnalyticalLog(path, other_store)
-    assert await other.flush() == 0
-    assert "it holds events up to 5 and the store ends at 2" in other.last_error
-    assert counts(path) == (5, 5, 5)
-    await other.close()
-    await other_store.close()
-
-
-async def test_the_file_says_its_schema_version(path, log):
-    await log.flush()
-    assert query(path, "FROM schema_version") == [(analytics.SCHEMA_VERSION,)]
-
-
 async def test_the_task_ends_when_cancelled_and_close_copies_the_rest(path, store):
     log = AnalyticalLog(path, store)
     task = asyncio.create_task(log.run(0.0))
@@ -448,79 +344,6 @@ async def test_a_path_with_a_quote_works(tmp_path, store):
     assert await log.flush() == 2
     assert counts(path) == (2, 2, 2)
     await log.close()
-
-
-async def test_a_file_of_the_first_version_is_brought_up_to_date(path, store, log):
-    """It had no column for what a budget withheld, since nothing was; its rows stay, and say so."""
-    made = [decision(number, np.random.default_rng(1)) for number in range(3)]
-    events = [Event("decision", d.decision_id, d.ts, dumps(d.to_row() | {"withheld_usd": 0.25})) for d in made]
-    await store.append(events[:1])
-    await log.flush()
-    with duckdb.connect(str(path)) as connection:
-        connection.execute("ALTER TABLE decisions DROP COLUMN withheld_usd")
-        _without_what_version_3_brought(connection)
-        connection.execute("UPDATE schema_version SET version = 1")
-    await store.append(events[1:])
-    reopened = AnalyticalLog(path, store)
-    assert await reopened.flush() == 2
-    await reopened.close()
-    assert query(path, "FROM schema_version") == [(analytics.SCHEMA_VERSION,)]
-    rows = query(path, "SELECT decision_id, pacer_multiplier, infeasible, withheld_usd FROM decisions ORDER BY seq")
-    assert rows == [
-        (d.decision_id, d.pacer_multiplier, d.infeasible, withheld)
-        for d, withheld in zip(made, (0.0, 0.25, 0.25), strict=True)
-    ]
-
-
-def _without_what_version_4_brought(connection):
-    connection.execute("DROP TABLE changes")
-    for column in ("key_id", "session", "experiment", "origin"):
-        connection.execute(f"ALTER TABLE decisions DROP COLUMN {column}")
-    for column in ("endpoint", "cached_tokens", "saved_usd"):
-        connection.execute(f"ALTER TABLE outcomes DROP COLUMN {column}")
-
-
-def _without_what_version_3_brought(connection):
-    _without_what_version_4_brought(connection)
-    for column in ("run", "input_tokens", "output_tokens"):
-        connection.execute(f"ALTER TABLE benchmark_results DROP COLUMN {column}")
-
-
-async def test_a_file_of_the_second_version_gets_the_run_and_tokens_of_benchmark_results(path, store, log):
-    """Its rows stay, and nothing is known of their run."""
-    row = {"ts": 1.0, "suite": "s", "run": "r", "item_id": "1", "quality": 1.0, "input_tokens": 3, "output_tokens": 5}
-    await store.append([Event("benchmark_result", "", 1.0, dumps(row))])
-    await log.flush()
-    with duckdb.connect(str(path)) as connection:
-        _without_what_version_3_brought(connection)
-        connection.execute("UPDATE schema_version SET version = 2")
-    await store.append([Event("benchmark_result", "", 1.0, dumps(row | {"item_id": "2"}))])
-    reopened = AnalyticalLog(path, store)
-    assert await reopened.flush() == 1
-    await reopened.close()
-    assert query(path, "FROM schema_version") == [(4,)]
-    rows = query(path, "SELECT item_id, quality, run, input_tokens, output_tokens FROM benchmark_results ORDER BY seq")
-    assert rows == [("1", 1.0, None, None, None), ("2", 1.0, "r", 3, 5)]
-
-
-async def test_a_file_of_the_third_version_gets_changes_and_who_called(path, store, log):
-    """A change's own values are kept as JSON text; what is no column, such as a key's digest, is left out."""
-    d = decision(0, np.random.default_rng(1))
-    await store.append([Event("decision", d.decision_id, d.ts, dumps(d.to_row()))])
-    await log.flush()
-    with duckdb.connect(str(path)) as connection:
-        _without_what_version_4_brought(connection)
-        connection.execute("UPDATE schema_version SET version = 3")
-    row = {"ts": 1.0, "subject": "keys", "what": "created", "after": {"id": "k"}, "by": "admin", "digest": "ab"}
-    await store.append([Event("change", "", 1.0, dumps(row))])
-    reopened = AnalyticalLog(path, store)
-    flushed = await reopened.flush()
-    assert (flushed, reopened.rejected_events) == (1, 0)
-    await reopened.close()
-    assert query(path, "SELECT key_id, session, experiment, origin FROM decisions") == [(None, None, None, None)]
-    assert query(path, 'SELECT subject, what, "after", "before", "by" FROM changes') == [
-        ("keys", "created", '{"id":"k"}', None, "admin")
-    ]
 
 
 async def test_models_that_come_and_go_are_changes_of_standing(path, store, log):

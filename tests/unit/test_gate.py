@@ -131,6 +131,19 @@ async def test_a_cancelled_waiter_leaves_no_hole():
     assert callers.served == ["a", "b"]
 
 
+async def test_a_place_that_comes_free_in_the_turn_in_which_a_waiter_goes_away_goes_to_the_next():
+    callers = Callers()
+    await callers.come("a")
+    gone = await callers.come("gone")
+    await callers.come("b")
+    callers._ends["a"].set()
+    gone.cancel()  # a leaves before gone's task has heard of it
+    await turns()
+    assert (callers.gate.in_use, callers.gate.waiting, callers.served) == (1, 0, ["a", "b"])
+    await callers.go("b")
+    assert callers.gate.in_use == 0
+
+
 async def test_a_place_given_to_a_caller_who_goes_away_in_that_turn_goes_to_the_next():
     callers = Callers()
     await callers.come("a")
@@ -193,12 +206,12 @@ async def test_the_time_to_come_back_is_bounded():
         def random(self) -> float:
             return 0.999
 
-    callers = Callers(rng=Most(), queue_size=1, max_retry_after_s=5.0)
-    await callers.come("a")
-    await callers.come("b")
-    callers.clock.now += 1000.0
+    callers = Callers(rng=Most(), queue_size=2, max_retry_after_s=5.0)
+    for name in "abc":
+        await callers.come(name)
     await callers.go("a")
-    await callers.come("c")
+    await callers.come("x")
+    callers.clock.now += 1000.0
     callers.clock.now += 1000.0
     await callers.go("b")
     await callers.come("d")
@@ -231,9 +244,87 @@ async def test_many_callers_who_come_wait_and_go_away_leave_the_gate_empty():
 
 
 async def test_an_adaptive_gate_sleeps_while_nobody_calls(wait_until):
-    callers = Callers(adaptive="aimd", max_concurrent=50)
+    callers = Callers(adaptive="pace", max_concurrent=50)
     await callers.come("a")
     assert callers.gate._watch is not None
     await callers.go("a")
     await wait_until(lambda: callers.gate._watch is None)
     callers.gate.close()
+
+
+class BusyLoop(Callers):
+    """A paced gate under a loop that is busy; at every look, its turns have taken what the test says."""
+
+    def __init__(self, **settings):
+        super().__init__(**{"adaptive": "pace", "max_concurrent": 1000, "queue_size": 1000, **settings})
+        self.turn_s = 0.01
+        self.gate._clock = self._tick
+
+    def _tick(self) -> float:
+        self.clock.now += self.turn_s
+        return self.clock.now
+
+    async def busy(self) -> BusyLoop:
+        await self.come("running")
+        async with asyncio.timeout(10):
+            while self.gate.pace.busy_share < 0.9:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.001)
+        return self
+
+
+async def test_while_the_loop_is_busy_the_lowest_wait_and_the_highest_pass():
+    callers = await BusyLoop().busy()
+    await callers.come("free")
+    await callers.come("paid", 5)
+    assert callers.served == ["running", "paid"]
+    assert (callers.gate.in_use, callers.gate.waiting) == (2, 1)
+    callers.gate.close()
+
+
+async def test_who_waits_for_the_loop_begins_when_it_has_nothing_else_to_do(wait_until):
+    callers = await BusyLoop().busy()
+    names = [f"free {i}" for i in range(50)]
+    for name in names:
+        await callers.come(name)
+    assert callers.gate.waiting == 50
+    callers.turn_s = 0.0001
+    await wait_until(lambda: callers.gate.waiting == 0)
+    assert callers.served == ["running", *names]
+    callers.gate.close()
+
+
+async def test_calls_that_keep_coming_do_not_put_off_the_look_for_which_they_wait():
+    """Each comes in a turn of its own, from a task that was ready before the look."""
+    callers = await BusyLoop().busy()
+    callers.turn_s = 0.00004
+    for i in range(1000):
+        callers._ends[str(i)] = asyncio.Event()
+        callers.tasks[str(i)] = asyncio.create_task(callers._call(str(i), 0, None))
+        await asyncio.sleep(0)
+    assert len(callers.served) > 100
+    callers.gate.close()
+
+
+async def test_a_paced_gate_holds_nobody_up_while_the_loop_has_time():
+    callers = BusyLoop()
+    callers.turn_s = 0.0
+    for i in range(100):
+        await callers.come(str(i))
+    assert (callers.gate.in_use, callers.gate.waiting) == (100, 0)
+    callers.gate.close()
+
+
+async def test_behind_a_standing_queue_too_long_for_its_time_a_newcomer_is_told_at_once():
+    """Places come free 2 s apart and three wait: the fourth would have its turn after 6 s, and may wait 5 s."""
+    callers = Callers(queue_size=10, queue_timeout_s=10.0, standing_timeout_s=5.0)
+    for name in ("running", "a", "b", "c", "d", "e"):
+        await callers.come(name)
+    for name in ("running", "a", "b"):
+        callers.clock.now += 2.0
+        await callers.go(name)
+    callers.clock.now += 5.0
+    await callers.come("f")
+    assert (callers.gate.waiting, callers.shed) == (3, [])
+    error = (await callers.come("g")).exception()
+    assert isinstance(error, Overloaded)
+    assert (callers.gate.waiting, callers.shed) == (3, [(0, "full")])

@@ -62,7 +62,7 @@ def test_a_call_is_reserved_in_all_budgets_it_concerns_or_in_none():
         ("all", "*", {None: 0.7}),
         ("team", "*", {"search": 0.3, "ads": 0.4}),
         ("team", "search", {"search": 0.3}),
-        ("user", "*", {"alice": 0.1, "bob": 0.2, "carol": 0.4}),
+        ("user", "*", {"search/alice": 0.1, "search/bob": 0.2, "ads/carol": 0.4}),
         ("tier", "free", {"free": 0.4}),
         ("key", "key-bob", {"key-bob": 0.2}),
     ],
@@ -126,8 +126,8 @@ def test_a_cached_answer_costs_nothing_and_a_shadow_concerns_the_budgets_of_all_
     ledger = Ledger([budget(name="all"), budget(scope="user", name="user")])
     spend(ledger, 0.0, mode="cached", saved_usd=0.3, input_tokens=5)
     spend(ledger, 0.125, mode="shadow")
-    assert counters(ledger, "user")["alice"]["spent"] == 0
-    assert counters(ledger, "user")["alice"]["saved_usd"] == 0.3
+    assert counters(ledger, "user")["search/alice"]["spent"] == 0
+    assert counters(ledger, "user")["search/alice"]["saved_usd"] == 0.3
     assert counters(ledger, "all")[None]["spent"] == 0.125
 
 
@@ -214,7 +214,7 @@ def test_counters_are_bounded_and_one_whose_window_runs_is_never_forgotten():
         ledger.reserve(ALICE, 0.1, 0, NOON)
     held = ledger.reserve(Principal("u0"), 0.1, 0, NOON)
     ledger.reserve(ALICE, 0.1, 0, MIDNIGHT)
-    assert set(counters(ledger, ts=MIDNIGHT)) == {"alice", "u0"}
+    assert set(counters(ledger, ts=MIDNIGHT)) == {"search/alice", "u0"}
     ledger.release(held)
 
 

@@ -16,7 +16,15 @@ from serving.access.ledger import Ledger
 from serving.admission import Principal
 from serving.attempts import Means
 from serving.breaker import Breaker
-from serving.errors import CallerGone, NothingAvailable, UnknownModel, UpstreamError, UpstreamRefused, UpstreamTimeout
+from serving.errors import (
+    CallerGone,
+    DeadlineExceeded,
+    NothingAvailable,
+    UnknownModel,
+    UpstreamError,
+    UpstreamRefused,
+    UpstreamTimeout,
+)
 from serving.failure_settings import BreakerSettings, FailureSettings, RetrySettings
 from serving.pool_settings import PoolSettings
 from serving.providers.openai import OpenAI
@@ -244,9 +252,9 @@ def test_a_name_nobody_has_is_not_decided_on(routing, held_store):
     assert held_store.position == 0
 
 
-async def answered(router, held_store, **more):
+async def answered(router, held_store, caller=Caller(ANYONE), **more):  # noqa: B008 - nothing in it changes
     """What a call gets, its decision durable as soon as it is written."""
-    task = asyncio.create_task(router.complete(call(**more), Caller(ANYONE)))
+    task = asyncio.create_task(router.complete(call(**more), caller))
     while not task.done():
         await asyncio.sleep(0)
         held_store.commit()
@@ -293,6 +301,15 @@ async def test_when_all_attempts_fail_it_is_said_what_was_tried(routing, held_st
     assert len(rows) == len(caught.value.tried) > 2
     assert caught.value.decision_id == rows[0]["decision_id"]
     assert all(each["status"] == 500 for each in caught.value.tried)
+
+
+async def test_the_time_before_a_call_was_routed_counts_towards_its_deadline(routing, held_store):
+    """It arrived 200 s ago and has 120 s: there is no time for a second attempt."""
+    router = routing(UpstreamError("a", "down", 500), failures=AGAIN)
+    arrived = asyncio.get_running_loop().time() - 200.0
+    with pytest.raises(DeadlineExceeded):
+        await answered(router, held_store, Caller(ANYONE, arrived=arrived))
+    assert len(outcomes(held_store)) == 1
 
 
 async def test_a_stream_falls_back_before_its_first_event_and_never_after(routing, held_store):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from test_settings_sections import good, problems
+from small_settings import good, problems
 
 from serving.check import render_check
 from serving.settings import Settings

@@ -3,47 +3,15 @@
 from __future__ import annotations
 
 import math
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from bad_pools import POOLS
+from small_settings import changed, good, problems
 
 from serving.config_rules import is_loopback
 from serving.settings import ConfigError, Settings, load_settings
-
-
-def good() -> dict[str, Any]:
-    """The smallest configuration, as plain values."""
-    return {
-        "models": [
-            {"name": "one", "endpoint": "https://one.test/v1"},
-            {"name": "two", "endpoint": "https://two.test/v1"},
-        ],
-        "pools": [{"name": "auto", "models": ["one", "two"]}],
-    }
-
-
-def changed(at: str, value: Any) -> dict[str, Any]:
-    """`good()` with `value` at a path such as `pools[0].policy.kind`."""
-    data = good()
-    place: Any = data
-    parts = [int(part) if part.isdigit() else part for part in re.findall(r"[^.\[\]]+", at)]
-    for part in parts[:-1]:
-        place = place.setdefault(part, {}) if isinstance(place, dict) else place[part]
-    if isinstance(place, list) and parts[-1] == len(place):
-        place.append(value)
-    else:
-        place[parts[-1]] = value
-    return data
-
-
-def problems(data: dict[str, Any]) -> dict[str, tuple[str, str | None]]:
-    with pytest.raises(ConfigError) as caught:
-        Settings.parse(data)
-    found = {problem.path: (problem.message, problem.hint) for problem in caught.value.problems}
-    assert len(found) == len(caught.value.problems), "one problem a place"
-    return found
 
 
 @pytest.mark.parametrize(
@@ -204,122 +172,6 @@ MODELS = [
     ("models[0].headers", {"x-a": "b", "X-A": "c"}, "models[0].headers.X-A", "given twice", None),
     ("models[0].usd_per_request", 1, "models[0].usd_per_request", "unknown key", None),
     ("models[0].input_per_million", 1, "models[0].input_per_million", "unknown key", "it belongs in models[0].price"),
-]
-POOLS = [
-    ("pools", [], "pools", "must not be empty", None),
-    ("pools[1]", {"models": ["one"]}, "pools[1].name", "is required", None),
-    ("pools[1]", {"name": "b"}, "pools[1].models", "is required", None),
-    ("pools[1]", {"name": "auto", "models": ["one"]}, "pools[1].name", "already the name of pools[0]", None),
-    ("pools[0].name", "one", "pools[0].name", "also a model's name", "another name"),
-    ("pools[0].name", "a\tb", "pools[0].name", "no spaces", None),
-    ("pools[0].models", [], "pools[0].models", "must not be empty", None),
-    ("pools[0].models", "one", "pools[0].models", "must be a list, not text", None),
-    ("pools[0].models", ["one", "tow"], "pools[0].models[1]", "no model is called 'tow'", "did you mean two?"),
-    ("pools[0].models", ["one", "zzz"], "pools[0].models[1]", "no model is called 'zzz'", "known: one, two"),
-    ("pools[0].models", ["one", "one"], "pools[0].models[1]", "'one' is listed twice", "remove one"),
-    ("pools[0].models", ["one", 2], "pools[0].models[1]", "must be text, not a number", "quotes"),
-    ("pools[0].objective", {"quality": 0}, "pools[0].objective", "must be above 0", None),
-    ("pools[0].objective.cost", -0.1, "pools[0].objective.cost", "at least 0, not -0.1", None),
-    ("pools[0].objective.cost", math.nan, "pools[0].objective.cost", "finite", None),
-    ("pools[0].objective.cost_reference_usd", 0, "pools[0].objective.cost_reference_usd", "at least 1e-12", None),
-    ("pools[0].objective.speed", 1, "pools[0].objective.speed", "unknown key", "known keys: quality, cost"),
-    ("pools[0].cost", 1, "pools[0].cost", "unknown key", "it belongs in pools[0].objective"),
-    ("pools[0].constraints.p95_latency_s", 0, "pools[0].constraints.p95_latency_s", "at least 1e-06", None),
-    ("pools[0].constraints.p95_latncy_s", 2, "pools[0].constraints.p95_latncy_s", "unknown key", "p95_latency_s?"),
-    ("pools[0].constraints.max_error_rate", 5, "pools[0].constraints.max_error_rate", "at most", "5 % as 0.05"),
-    ("pools[0].constraints.min_accuracy", 80, "pools[0].constraints.min_accuracy", "at most", "80 % as 0.8"),
-    ("pools[0].constraints.accuracy_evidence", "bench", "pools[0].constraints.accuracy_evidence", "one of", None),
-    ("pools[0].constraints.on_infeasible", "fails", "pools[0].constraints.on_infeasible", "one of", "mean fail?"),
-    ("pools[0].constraints.epsilon", 1, "pools[0].constraints.epsilon", "unknown", "it belongs in pools[0].policy"),
-    ("pools[0].p95_latency_s", 2, "pools[0].p95_latency_s", "unknown key", "it belongs in pools[0].constraints"),
-    ("pools[0].constraints.budget", 2, "pools[0].constraints.budget", "unknown key", "it belongs in pools[0]"),
-    ("pools[0].p95_latncy_s", 2, "pools[0].p95_latncy_s", "unknown key", "p95_latency_s? it belongs in"),
-    ("pools[0].filters.alpha", 0, "pools[0].filters.alpha", "at least 1e-09", None),
-    ("pools[0].filters.alpha", 0.5, "pools[0].filters.alpha", "below 0.5", None),
-    ("pools[0].filters.probe_share", 0.3, "pools[0].filters.probe_share", "at most 0.2", None),
-    ("pools[0].filters.unknown_share", 10, "pools[0].filters.unknown_share", "at most 1", "10 % as 0.1"),
-    ("pools[0].filters.window", 64, "pools[0].filters.window", "unknown key", "known keys: alpha"),
-    ("pools[0].budget", {}, "pools[0].budget.usd_per_request", "is required", None),
-    ("pools[0].budget.usd_per_request", 0, "pools[0].budget.usd_per_request", "above 0", None),
-    ("pools[0].budget", 0.1, "pools[0].budget", "must be a mapping", None),
-    ("pools[0].policy.kind", "thomson", "pools[0].policy.kind", "one of thompson", "did you mean thompson?"),
-    ("pools[0].policy.half_life_requests", 0, "pools[0].policy.half_life_requests", "at least 1", None),
-    ("pools[0].policy.exploration_floor", 1, "pools[0].policy.exploration_floor", "below 1", None),
-    ("pools[0].policy.epsilon", 0.1, "pools[0].policy.epsilon", "kind epsilon_greedy, not to thompson", "remove"),
-    ("pools[0].policy.model", "one", "pools[0].policy.model", "belongs to kind fixed", "change the kind"),
-    ("pools[0].policy", {"kind": "fixed"}, "pools[0].policy.model", "is required by kind fixed", "name the model"),
-    ("pools[0].policy", {"kind": "fixed", "model": "on"}, "pools[0].policy.model", "not in the pool", "mean one?"),
-    (
-        *("pools[0].policy", {"kind": "uniform", "exploration_floor": 0.1}),
-        *("pools[0].policy.exploration_floor", "kind thompson, thompson_context_free, logistic_thompson, linucb", None),
-    ),
-    (
-        *("pools[0].policy", {"kind": "weighted", "weights": {"one": 1}, "exploration_floor": 0.1}),
-        *("pools[0].policy.exploration_floor", "squarecb or best_feasible, not to weighted", "remove it"),
-    ),
-    ("pools[0].policy.alpha", 1.0, "pools[0].policy.alpha", "belongs to kind linucb, not to thompson", "remove it"),
-    (
-        *("pools[0].policy", {"kind": "linucb", "alpha": -1}),
-        *("pools[0].policy.alpha", "at least 0", None),
-    ),
-    (
-        *("pools[0].policy", {"kind": "linucb", "gamma_scale": 1}),
-        *("pools[0].policy.gamma_scale", "belongs to kind squarecb, not to linucb", None),
-    ),
-    (
-        *("pools[0].policy", {"kind": "squarecb", "gamma_scale": 0}),
-        *("pools[0].policy.gamma_scale", "above 0", None),
-    ),
-    (
-        *("pools[0].policy", {"kind": "squarecb", "gamma_exponent": 3}),
-        *("pools[0].policy.gamma_exponent", "at most 2", None),
-    ),
-    (
-        *("pools[0].policy", {"kind": "weighted", "weights": {"on": 90, "two": 10}}),
-        *("pools[0].policy.weights.on", "'on' is not in the pool", "did you mean one?"),
-    ),
-    ("pools[0].policy", {"kind": "weighted"}, "pools[0].policy.weights", "is required by kind weighted", "give models"),
-    (
-        *("pools[0].policy", {"kind": "weighted", "weights": {}}),
-        *("pools[0].policy.weights", "must not be empty", None),
-    ),
-    (
-        *("pools[0].policy", {"kind": "weighted", "weights": {"one": 0, "two": 0}}),
-        *("pools[0].policy.weights", "must have one above 0", None),
-    ),
-    (
-        *("pools[0].policy", {"kind": "weighted", "weights": {"one": -1, "two": 2}}),
-        *("pools[0].policy.weights.one", "at least 0", None),
-    ),
-    ("pools[0].policy.weights", {"one": 1}, "pools[0].policy.weights", "belongs to kind weighted", "remove it"),
-    (
-        *("pools[0].policy", {"kind": "ucb1", "slope_prior_precision": 1}),
-        *("pools[0].policy.slope_prior_precision", "not to ucb1", None),
-    ),
-    ("pools[0].policy.seed", -1, "pools[0].policy.seed", "at least 0", None),
-    ("pools[0].policy.seed", 1.5, "pools[0].policy.seed", "whole number", None),
-    ("pools[0].features.text", "true", "pools[0].features.text", "one of trigrams, embeddings, none", None),
-    ("pools[0].features.text", "embedings", "pools[0].features.text", "one of", "did you mean embeddings?"),
-    ("pools[0].features.vector", -1, "pools[0].features.vector", "at least 0", None),
-    ("pools[0].features.vector", 33, "pools[0].features.vector", "at most 32", None),
-    ("pools[0].feedback.missing", 1.5, "pools[0].feedback.missing", "a quality from 0 to 1", None),
-    ("pools[0].feedback.missing", True, "pools[0].feedback.missing", "a quality from 0 to 1", None),
-    ("pools[0].feedback.missing", "0.5", "pools[0].feedback.missing", '"ignore" or a quality', None),
-    ("pools[0].feedback.missing", math.nan, "pools[0].feedback.missing", "a quality from 0 to 1", None),
-    ("pools[0].feedback.wait_s", 0, "pools[0].feedback.wait_s", "at least 1", None),
-    (
-        *("pools[0].feedback", {"missing": 0.5, "wait_s": 604_800}),
-        *("pools[0].feedback.wait_s", "below server.feedback_horizon_s, 604800", "wait less"),
-    ),
-    ("pools[0].feedback.wait", 5, "pools[0].feedback.wait", "unknown key", "did you mean wait_s?"),
-    ("pools[0].newcomers.share", 0, "pools[0].newcomers.share", "above 0", None),
-    ("pools[0].newcomers.samples", 1.5, "pools[0].newcomers.samples", "whole number", None),
-    ("pools[0].features.categories", ["a", "a"], "pools[0].features.categories[1]", "listed twice", "remove"),
-    ("pools[0].features.categories", [str(i) for i in range(25)], "pools[0].features.categories", "most 24 ent", None),
-    ("pools[0].quality_metrics", {}, "pools[0].quality_metrics", "must not be empty", None),
-    ("pools[0].quality_metrics", {"a": 0}, "pools[0].quality_metrics.a", "above 0", None),
-    ("pools[0].quality_metrics", {"a": "1"}, "pools[0].quality_metrics.a", "must be a number, not text", None),
-    ("pools[0].modles", ["one"], "pools[0].modles", "unknown key", "did you mean models?"),
 ]
 
 

@@ -219,6 +219,16 @@ async def test_an_experiment_finds_the_better_variant(steered):
     assert (pair["verdict"], pair["estimate"]) == ("better", pytest.approx(1.0))
 
 
+async def test_users_of_one_name_in_two_teams_are_two_units(steered):
+    service = steered(experiments=[{"name": "e", "variants": [TWO[0], TWO[1] | {"share": 0.5}]}])
+    for i in range(20):
+        for team in ("search", "ads", None):
+            service.decide(user=f"u{i}", team=team)
+            service.outcome()
+            service.feedback(1.0)
+    assert service.own.experiments["e"].status()["units"] == 60
+
+
 async def test_a_canary_takes_its_share_of_the_weights(steered):
     service = steered(weights={"a": 60, "b": 40}, canary={"model": "c", "share": 0.1, "steps": [0.1, 1.0]})
     for row in service.traffic.tick(1.0):

@@ -51,9 +51,14 @@ class Endpoints:
 
 
 class Steered:
-    """Everything of one pool `auto` over `names`; `again` is a restart over the same store, with `more` settings."""
+    """Everything of one pool `auto` over `names`, with `more` settings; another over the same store is a restart.
 
-    def __init__(self, store: Any, names: tuple[str, ...] = NAMES, seed: int = 1, **more: Any) -> None:
+    `folds`: parts beside the traffic that are to hear of what is logged.
+    """
+
+    def __init__(
+        self, store: Any, names: tuple[str, ...] = NAMES, seed: int = 1, folds: tuple[Any, ...] = (), **more: Any
+    ) -> None:
         price = {"input_per_million": 1.0, "output_per_million": 10.0}
         data = {
             "models": [{"name": name, "endpoint": "http://127.0.0.1:1/v1", "price": price} for name in names],
@@ -71,7 +76,7 @@ class Steered:
             cache_decisions=1_000,
             snapshot_every_events=10**9,
             roster=Roster(self.settings.models, {"auto": names}, {}),
-            folds=(self.traffic,),
+            folds=(self.traffic, *folds),
         )
         self.learner.recover()
         self.endpoints = Endpoints(names)
