@@ -202,7 +202,6 @@ class Learner:
             self._store.append_nowait(events)
             for event in events:
                 _log.info("changed: %s", event.payload.decode())
-            for event in events:
                 self._apply_change(event)
 
     def record_benchmark(self, event: Event) -> asyncio.Future[None]:

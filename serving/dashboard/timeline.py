@@ -26,7 +26,12 @@ _CANARY: Final = {
     "canary_aborted": "canary is aborted",
     "canary_released": "model is let in again",
 }
-_ACTIONS: Final = {"models": "model", "cache": "cache", "drain": "drain"}  # subjects whose change says it all
+_ACTIONS: Final = {
+    "models": "model",
+    "cache": "cache",
+    "drain": "drain",
+    "configuration": "configuration",
+}  # subjects whose change says it all
 _LIMITS: Final = {
     "p95_latency_s": "p95 latency",
     "p95_time_to_first_token_s": "p95 time to first token",
@@ -142,7 +147,8 @@ def _change(row: Mapping[str, Any]) -> dict[str, Any]:
         name = row["after"]["budget"]
         return _entry(row, "budget", f"budget {what}", f"{name}: {row.get('reason') or ''}")
     if subject in _ACTIONS:
-        return _entry(row, "change", f"{_ACTIONS[subject]} {what.replace('_', ' ')}", "")
+        detail = ", ".join((row.get("after") or {}).get("changed", ())) if subject == "configuration" else ""
+        return _entry(row, "change", f"{_ACTIONS[subject]} {what.replace('_', ' ')}", detail)
     titles = {"model_disabled": "switched off" if row.get("after") else "switched on", "limit": "budget changed"}
     detail = "" if what == "model_disabled" else f"{_short(row.get('before'))} → {_short(row.get('after'))}"
     entry = _entry(row, "change", titles.get(what, f"{what.replace('_', ' ')} changed"), detail)

