@@ -24,7 +24,7 @@ class OverloadSettings(Section):
         default="pace", description="pace lets calls wait while the event loop is busy, but for those of higher tiers."
     )
     target_lag_ms: Number = Field(
-        default=0.2, gt=0, le=10_000, description="A turn of the event loop that takes longer is late, for pace, in ms."
+        default=0.1, gt=0, le=10_000, description="A turn of the event loop that takes longer is late, for pace, in ms."
     )
     queue_size: Count = Field(
         default=500, ge=0, le=100_000, description="Most calls waiting for a place; beyond it the lowest tier gets 503."

@@ -287,7 +287,7 @@ async def test_who_waits_for_the_loop_begins_when_it_has_nothing_else_to_do(wait
     for name in names:
         await callers.come(name)
     assert callers.gate.waiting == 50
-    callers.turn_s = 0.0001
+    callers.turn_s = 0.00002
     await wait_until(lambda: callers.gate.waiting == 0)
     assert callers.served == ["running", *names]
     callers.gate.close()
@@ -296,7 +296,7 @@ async def test_who_waits_for_the_loop_begins_when_it_has_nothing_else_to_do(wait
 async def test_calls_that_keep_coming_do_not_put_off_the_look_for_which_they_wait():
     """Each comes in a turn of its own, from a task that was ready before the look."""
     callers = await BusyLoop().busy()
-    callers.turn_s = 0.00004
+    callers.turn_s = 0.00002
     for i in range(1000):
         callers._ends[str(i)] = asyncio.Event()
         callers.tasks[str(i)] = asyncio.create_task(callers._call(str(i), 0, None))
