@@ -265,7 +265,8 @@ class BusyLoop(Callers):
         return self.clock.now
 
     async def busy(self) -> BusyLoop:
-        await self.come("running")
+        """The loop is busy, and a call of priority 5 runs."""
+        await self.come("running", 5)
         async with asyncio.timeout(10):
             while self.gate.pace.busy_share < 0.9:  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(0.001)
@@ -302,6 +303,17 @@ async def test_calls_that_keep_coming_do_not_put_off_the_look_for_which_they_wai
         callers.tasks[str(i)] = asyncio.create_task(callers._call(str(i), 0, None))
         await asyncio.sleep(0)
     assert len(callers.served) > 100
+    callers.gate.close()
+
+
+async def test_on_a_busy_loop_nobody_waits_where_all_are_alike_or_the_higher_ones_have_long_gone():
+    callers = await BusyLoop().busy()
+    await callers.come("yields")
+    assert callers.gate.waiting == 1
+    callers.clock.now += 11.0
+    await callers.come("alike")
+    await callers.come("alike, too")
+    assert callers.served[-1] == "alike, too"
     callers.gate.close()
 
 
