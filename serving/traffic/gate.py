@@ -20,8 +20,8 @@ from serving.traffic.pace import Pace
 __all__ = ["Gate", "Ticket"]
 
 _LOOK_S = 0.001  # between two looks at the loop, while calls run or wait
+_REMEMBERED_S = 10.0  # after a call of the highest priority, those of lower ones yield for so long
 _RATE_WEIGHT = 0.05  # of the newest gap between two waiters that get a place
-_MIXED_S = 10.0  # after which calls of one priority are taken to be the only ones
 Shed = Callable[[int, str], None]
 
 
@@ -73,8 +73,8 @@ class Gate:
     its calls then wait `standing_timeout_s` at most, since a longer queue makes all of them late and serves no more of
     them (Nichols and Jacobson, "Controlling queue delay", 2012; Maurer, "Fail at scale", 2015).
 
-    Where the settings say so, calls also wait while the event loop is busy; once any have, those of higher priorities
-    go ahead. What there is to do for a call is then done in time, at the price of who is least urgent.
+    Where the settings say so, calls also wait while the event loop is busy if calls of a higher priority have come of
+    late. What there is to do for those is then done in time. Without any, waiting would serve nobody.
     """
 
     def __init__(
@@ -83,9 +83,7 @@ class Gate:
         self._clock, self._rng, self._shed = clock, rng, shed
         self.in_use = self.waiting = 0
         self._levels: dict[int, _Level] = {}  # as many as the tiers have priorities; highest first
-        self._lowest = math.inf  # priority of which a call has ever waited
-        self._latest: int | None = None  # priority of the latest call
-        self._mixed_at = -math.inf  # when calls of two priorities last came one after the other
+        self._highest, self._highest_at = 0, -math.inf  # priority that has come of late, and when it last did
         self._admitted_at: float | None = None
         self._gap_s: float | None = None  # between two waiters that get a place
         self._watch: asyncio.Handle | None = None
@@ -106,11 +104,9 @@ class Gate:
         return Ticket(self, priority, own_s if longest_s is None else min(own_s, longest_s))
 
     def passes(self, priority: int) -> bool:
-        """Whether a call of that priority has not to wait."""
-        if priority != self._latest:
-            if self._latest is not None:
-                self._mixed_at = self._clock()
-            self._latest = priority
+        """Whether a call of that priority, which has just come, need not wait."""
+        if self.pace is not None and (priority >= self._highest or self._forgotten()):
+            self._highest, self._highest_at = priority, self._clock()
         return not (self.waiting and self._first().priority >= priority) and self._room(priority)
 
     def taken(self) -> None:
@@ -186,9 +182,12 @@ class Gate:
     def _room(self, priority: int, *, waited: bool = False) -> bool:
         if self.in_use >= self.limit:
             return False
-        if self.pace is None or self.pace.may_begin(ahead=priority > self._lowest, waited=waited):
+        if self.pace is None or priority >= self._highest or self._forgotten():
             return True
-        return self._clock() - self._mixed_at > _MIXED_S  # nobody is more urgent: to wait would help no one
+        return self.pace.may_begin(waited=waited)
+
+    def _forgotten(self) -> bool:
+        return self._clock() - self._highest_at > _REMEMBERED_S
 
     def _first(self) -> _Level:
         return next(level for level in self._levels.values() if level.waiters)
@@ -240,7 +239,6 @@ class Gate:
     def _new_level(self, priority: int) -> _Level:
         self._levels[priority] = level = _Level(priority)
         self._levels = dict(sorted(self._levels.items(), reverse=True))
-        self._lowest = min(self._levels)
         return level
 
     # One whole turn of the loop is measured: what was called soon runs before all that the network brings meanwhile,

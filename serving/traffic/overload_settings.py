@@ -21,10 +21,10 @@ class OverloadSettings(Section):
         default=2_000, ge=1, le=100_000, description="Most inference calls under way at once, streams included."
     )
     adaptive: Literal["pace", "off"] = Field(
-        default="pace", description="pace lets calls wait while the event loop is busy, but for those of higher tiers."
+        default="pace", description="pace lets calls wait while the event loop is busy and a higher tier calls, too."
     )
     target_lag_ms: Number = Field(
-        default=0.2, gt=0, le=10_000, description="A turn of the event loop that takes longer is late, for pace, in ms."
+        default=0.1, gt=0, le=10_000, description="A turn of the event loop that takes longer is late, for pace, in ms."
     )
     queue_size: Count = Field(
         default=500, ge=0, le=100_000, description="Most calls waiting for a place; beyond it the lowest tier gets 503."

@@ -1,4 +1,4 @@
-"""Which calls may begin now, from how busy the event loop is.
+"""Whether a call that yields to others may begin now, from how busy the event loop is.
 
 Pure arithmetic. It is told how long turns of the loop took and which calls began, never how long an upstream took: a
 slow upstream needs many calls at once and costs this service nothing.
@@ -11,11 +11,10 @@ __all__ = ["Pace"]
 _WINDOW_S = 0.1  # over which it is judged how busy the loop is
 _BUSY = 0.75  # share of the time; below it nobody is held up: that is where queues begin to grow fast
 _AT_ONCE = 8  # calls that begin between two looks at a loop that is in time
-_AHEAD = 16  # more of those that others have to wait for
 
 
 class Pace:
-    """On a busy loop calls that go ahead of others begin at once, the others when it has nothing else to do.
+    """On a busy loop calls that yield to others begin when it has nothing else to do.
 
     A turn of the loop that took longer than `target_s` was late. Once three quarters of the time are late, a call that
     waits begins when the loop has been in time for `target_s`, one at a time: so it is only what would have been idle
@@ -35,12 +34,10 @@ class Pace:
         self._left = 0 if late else _AT_ONCE
         self._in_time_s = 0.0 if late else self._in_time_s + took_s
 
-    def may_begin(self, *, ahead: bool, waited: bool = False) -> bool:
-        """Whether one more call may begin now; `ahead`: others have to wait for it; `waited`: it has waited itself."""
+    def may_begin(self, *, waited: bool = False) -> bool:
+        """Whether one more call may begin now; `waited`: it has waited for that."""
         if self.busy_share < _BUSY:
             return True
-        if ahead:
-            return self._left > -_AHEAD
         return self._left > 0 and (not waited or self._in_time_s >= self._target_s)
 
     def began(self) -> None:

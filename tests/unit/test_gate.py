@@ -264,23 +264,13 @@ class BusyLoop(Callers):
         self.clock.now += self.turn_s
         return self.clock.now
 
-    async def busy(self, *, mixed: bool = True) -> BusyLoop:
-        await self.come("running")
+    async def busy(self) -> BusyLoop:
+        """The loop is busy, and a call of priority 5 runs."""
+        await self.come("running", 5)
         async with asyncio.timeout(10):
             while self.gate.pace.busy_share < 0.9:  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(0.001)
-        if mixed:
-            self.gate.passes(5)  # one of higher priority has just come
         return self
-
-
-async def test_where_all_calls_have_one_priority_none_waits_for_the_loop():
-    """There is nobody for whom it would be kept free."""
-    callers = await BusyLoop().busy(mixed=False)
-    for i in range(50):
-        await callers.come(str(i))
-    assert (callers.gate.in_use, callers.gate.waiting) == (51, 0)
-    callers.gate.close()
 
 
 async def test_while_the_loop_is_busy_the_lowest_wait_and_the_highest_pass():
@@ -298,7 +288,7 @@ async def test_who_waits_for_the_loop_begins_when_it_has_nothing_else_to_do(wait
     for name in names:
         await callers.come(name)
     assert callers.gate.waiting == 50
-    callers.turn_s = 0.0001
+    callers.turn_s = 0.00002
     await wait_until(lambda: callers.gate.waiting == 0)
     assert callers.served == ["running", *names]
     callers.gate.close()
@@ -307,12 +297,23 @@ async def test_who_waits_for_the_loop_begins_when_it_has_nothing_else_to_do(wait
 async def test_calls_that_keep_coming_do_not_put_off_the_look_for_which_they_wait():
     """Each comes in a turn of its own, from a task that was ready before the look."""
     callers = await BusyLoop().busy()
-    callers.turn_s = 0.00004
+    callers.turn_s = 0.00002
     for i in range(1000):
         callers._ends[str(i)] = asyncio.Event()
         callers.tasks[str(i)] = asyncio.create_task(callers._call(str(i), 0, None))
         await asyncio.sleep(0)
     assert len(callers.served) > 100
+    callers.gate.close()
+
+
+async def test_on_a_busy_loop_nobody_waits_where_all_are_alike_or_the_higher_ones_have_long_gone():
+    callers = await BusyLoop().busy()
+    await callers.come("yields")
+    assert callers.gate.waiting == 1
+    callers.clock.now += 11.0
+    await callers.come("alike")
+    await callers.come("alike, too")
+    assert callers.served[-1] == "alike, too"
     callers.gate.close()
 
 

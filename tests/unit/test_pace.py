@@ -18,10 +18,10 @@ def busy(share: float = 1.0) -> Pace:
     return pace
 
 
-def begun(pace: Pace, *, ahead: bool = False, most: int = 100) -> int:
+def begun(pace: Pace, *, most: int = 100) -> int:
     """How many begin until no more may."""
     count = 0
-    while count < most and pace.may_begin(ahead=ahead):
+    while count < most and pace.may_begin():
         pace.began()
         count += 1
     return count
@@ -46,33 +46,32 @@ def test_the_busy_share_is_that_of_the_time_not_of_the_looks():
     assert pace.busy_share == pytest.approx(0.98, abs=0.001)
 
 
-def test_on_a_busy_loop_that_is_late_only_calls_that_go_ahead_begin():
-    pace = busy()
-    assert (begun(pace), begun(pace, ahead=True)) == (0, 16)
+def test_on_a_busy_loop_that_is_late_none_begins():
+    assert begun(busy()) == 0
 
 
-def test_so_many_begin_between_two_looks_and_more_of_those_that_go_ahead():
+def test_only_so_many_begin_between_two_looks():
     pace = busy()
     for _ in range(3):  # what was left over is not kept
         pace.turn(0.0002, 0.0002)
-    assert (begun(pace), begun(pace, ahead=True)) == (8, 16)
+    assert begun(pace) == 8
 
 
 def test_one_who_has_waited_begins_when_the_loop_has_been_in_time_for_long_enough():
     pace = busy()
     pace.turn(0.0006, 0.0006)
-    assert not pace.may_begin(ahead=False, waited=True)
+    assert not pace.may_begin(waited=True)
     pace.turn(0.0006, 0.0006)
-    assert pace.may_begin(ahead=False, waited=True)
+    assert pace.may_begin(waited=True)
     pace.began()
-    assert not pace.may_begin(ahead=False, waited=True)
+    assert not pace.may_begin(waited=True)
 
 
 def test_a_late_turn_begins_the_wait_anew():
     pace = busy()
     for took_s in (0.0009, 0.0011, 0.0009):
         pace.turn(took_s, took_s)
-    assert not pace.may_begin(ahead=False, waited=True)
+    assert not pace.may_begin(waited=True)
 
 
 def test_a_loop_with_time_to_spare_holds_nobody_up_though_it_is_late_now():
