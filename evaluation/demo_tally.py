@@ -206,7 +206,7 @@ def event_from_log(line: str, started_ts: float) -> Event | None:
     if not mark:
         return None
     try:
-        row = json.loads(payload)
+        row, _ = json.JSONDecoder().raw_decode(payload)  # after it stands whose request brought it about
         at_s, model = float(row["ts"]) - started_ts, str(row["model"])
         if "to_state" not in row:
             return Event(at_s, model, _drift_text(row))

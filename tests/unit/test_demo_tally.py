@@ -118,6 +118,7 @@ TRANSITION = {
 def test_a_transition_is_read_from_the_services_log(change, text):
     line = "2026-01-01 00:00:00,000 INFO pointsman.learner: standing changed: " + json.dumps(TRANSITION | change)
     assert event_from_log(line, 1000.0) == Event(21.0, "oak-medium", text, "filtered")
+    assert event_from_log(f"{line} request_id=abc", 1000.0) == event_from_log(line, 1000.0)
 
 
 def test_drift_is_read_from_the_services_log():
