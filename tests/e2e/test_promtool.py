@@ -26,6 +26,7 @@ ONLY_WHEN_IT_HAPPENS = {  # a service that nothing went wrong in has no sample o
     "pointsman_gate_shed_total",
     "pointsman_batching_spared_calls_total",
     "pointsman_trace_spans_total",
+    "pointsman_reloads_total",
 }
 needs_promtool = pytest.mark.skipif(
     PROMTOOL is None, reason="promtool is in Debian's package prometheus; CI installs it"
