@@ -39,6 +39,15 @@ GET_ROUTES = {  # how a route's own parts are filled in; a route that is not her
     "/admin/pools/{name:.+}": "/admin/pools/auto",
     "/admin/pools/{name:.+}/canary": "/admin/pools/auto/canary",
     "/admin/pools/{name:.+}/experiments/{experiment:.+}": "/admin/pools/auto/experiments/test",
+    "/admin/config": "",
+    "/admin/canaries": "",
+    "/admin/experiments": "",
+    "/admin/events": "?limit=500",
+    "/admin/snapshot": "",
+    "/admin/drain": "",
+    "/admin/live": "",
+    "/admin/decisions": "",
+    "/admin/decisions/{id:.+}": "/admin/decisions/",
 }
 STATUSES = (400, 401, 403, 404, 422, 429, 500)
 
@@ -153,12 +162,16 @@ async def every_answer(http, service):
     routes = Handlers.routes(Handlers.__new__(Handlers))
     paths = [route.path for route in routes if route.method == "GET" and route.path.startswith("/admin")]
     told = []
-    for path in [*paths, "/metrics", "/healthz", "/readyz", "/v1/models"]:
+    async with http.get(f"{service.url}/admin/decisions", headers=ADMIN) as response:
+        decision_id = (await response.json())["decisions"][0]["decision_id"]
+    for path in [*paths, "/metrics", "/healthz", "/readyz", "/v1/models", "/openapi.json", "/docs", "/dashboard"]:
         filled = GET_ROUTES[path] if path.startswith("/admin") else ""
         address = filled if filled.startswith("/") else path + filled
+        address += decision_id if address.endswith("decisions/") else ""
         async with http.get(service.url + address, headers=ADMIN) as response:
             assert response.status == 200, address
-            told.append((await response.read()).decode(errors="replace"))
+            body = response.content.readuntil(b"\n\n") if path == "/admin/live" else response.read()
+            told.append((await body).decode(errors="replace"))
     return told
 
 
