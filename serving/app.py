@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import gc
 import logging
 import os
 import random
 import secrets
 import signal
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import aiohttp
@@ -59,6 +58,7 @@ from serving.housekeeping import housekeeping
 from serving.http_server import listening
 from serving.imputation import MissingFeedback
 from serving.intake import Intake
+from serving.interpreter import few_collections, loop_before_threads
 from serving.learner import Learner
 from serving.lifecycle import Life
 from serving.log_export import LogExport
@@ -118,7 +118,8 @@ async def run(settings: Settings, source: ConfigSource, digest: str, echo: Calla
         heard = listening(routes, lasting.metrics, settings.server, life, around=around, close_feeds=close_feeds)
         service.address = await stack.enter_async_context(heard)
         life.ready = True
-        stack.enter_context(_few_collections())
+        stack.enter_context(few_collections())
+        stack.enter_context(loop_before_threads())
         _beside(stack, reloader.run())
         service.plan_suites()
         for warning in settings.warnings:
@@ -365,22 +366,6 @@ def _schedule(settings: Settings, log: AnalyticalLog, metrics: Metrics, address:
     secret = None if key is None else key.get_secret_value()
     url, folder = f"http://{host}:{port}", settings.server.data_dir
     return Schedule(settings.benchmarks, log, metrics, url=url, admin_key=secret, folder=folder)
-
-
-@contextlib.contextmanager
-def _few_collections() -> Iterator[None]:
-    """What was made so far lives as long as the process: no collection need look at it again.
-
-    Calls make few cycles, and the default threshold would walk every cached decision several times a second.
-    """
-    thresholds = gc.get_threshold()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-        gc.set_threshold(*thresholds)
 
 
 async def _last_snapshot(learner: Learner, store: SqliteStore) -> None:
