@@ -213,9 +213,7 @@ class Handlers(
     async def metrics(self, request: web.Request) -> web.Response:
         """`GET /metrics`: Prometheus's text format."""
         await self._admit_operator(request)
-        collected = (
-            self._metrics.collected()
-        )  # on the loop's thread, as the numbers change there; the text takes longer
+        collected = self._metrics.collected()  # on the loop's thread: the numbers change there; the text takes longer
         body = await asyncio.to_thread(self._metrics.render, collected)
         return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4"})
 

@@ -94,6 +94,7 @@ class Reloader:
                     await self._tried("file")
             except Exception:  # noqa: BLE001 - the boundary of a task
                 _log.exception("the configuration cannot be read again")
+                self._metrics.unexpected.inc()
 
     async def _tried(self, why: str) -> None:
         """Reload, where nobody waits to be told what is wrong with it: the log says so."""
