@@ -36,13 +36,14 @@ _BODY = {
 _HEADERS = {"Authorization": f"Bearer {_KEY}", "Content-Type": "application/json", "x-pointsman-category": "facts"}
 
 
-def config(upstream: str, data_dir: Path, models: int = 10) -> dict[str, Any]:
+def config(upstream: str, data_dir: Path, models: int = 10, admin_key: str | None = None) -> dict[str, Any]:
     """Pointsman's configuration for the benchmark."""
     names = [f"model-{i}" for i in range(models)]
     price = [{"input_per_million": 0.1 * (i + 1), "output_per_million": 0.4 * (i + 1)} for i in range(models)]
+    operator = {} if admin_key is None else {"admin_key": admin_key}
     return {
         "server": {"port": 0, "data_dir": str(data_dir)},
-        "auth": {"keys": [{"key": _KEY, "user": "bench", "team": "bench", "tier": "paid"}]},
+        "auth": operator | {"keys": [{"key": _KEY, "user": "bench", "team": "bench", "tier": "paid"}]},
         "models": [{"name": n, "endpoint": f"{upstream}/v1", "price": p} for n, p in zip(names, price, strict=True)],
         "pools": [
             {

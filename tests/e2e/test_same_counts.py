@@ -1,4 +1,4 @@
-"""Metrics, the log, /admin/usage and the budgets' ledger count the same calls, tokens and cost, whatever came of them.
+"""Metrics, the log, /admin/usage, the budgets' ledger and the dashboard's page count the same.
 
 2,000 calls by default; POINTSMAN_COUNTED_CALLS=10000 makes as many.
 """
@@ -9,10 +9,12 @@ import asyncio
 import os
 import random
 from collections import Counter
+from pathlib import Path
 
 import aiohttp
 import duckdb
 import pytest
+from chromium import EXECUTABLE, Opened, launched
 from prometheus_client.parser import text_string_to_metric_families
 from scripted_upstream import Scripted
 
@@ -152,6 +154,28 @@ async def settled(service, http):
     raise AssertionError("calls stayed under way")
 
 
+def shown_on_the_page(service):
+    """(calls, USD) at the top of the dashboard of each pool, as a browser has them; not for a thread with a loop.
+
+    Nothing where there is no browser, but in CI, where its absence is a failure.
+    """
+    shown = {}
+    if not Path(EXECUTABLE).exists() and not os.environ.get("CI"):
+        return shown
+    with launched() as browser:
+        opened = Opened(browser, service.url)
+        opened.page.get_by_label("Admin key").fill(ADMIN)
+        opened.page.keyboard.press("Enter")
+        for pool in ("auto", "few"):
+            opened.live().locator("#pool").select_option(pool)
+            opened.page.wait_for_function("pool => document.title.startsWith(pool + ' ')", arg=pool)
+            figures = [opened.page.locator(f"#tiles [data-figure={name}]") for name in ("calls", "cost_usd")]
+            shown[pool] = tuple(float(figure.get_attribute("value")) for figure in figures)
+        assert opened.errors == []
+        opened.context.close()
+    return shown
+
+
 def rows_of(service, sql):
     with duckdb.connect(str(service.data_dir / "log.duckdb"), read_only=True) as log:
         return log.execute(sql).fetchall()
@@ -168,6 +192,8 @@ async def test_all_count_the_same(run_service, config, scripted, http, tmp_path)
         samples = await settled(service, http)
         usage = await asked(service, http, "/admin/usage?by=pool,model,mode")
         budgets = {b["name"]: b for b in (await asked(service, http, "/admin/budgets"))["budgets"]}
+        pools = {row["pool"]: row for row in (await asked(service, http, "/admin/usage?by=pool"))["rows"]}
+        page = await asyncio.to_thread(shown_on_the_page, service)
         assert service.stop() == 0
     log = {tuple(row[:3]): row[3:] for row in rows_of(service, BY_MODEL)}
     modes = {mode for _, _, mode in log}
@@ -176,6 +202,9 @@ async def test_all_count_the_same(run_service, config, scripted, http, tmp_path)
     _same_as_the_log(usage, log)
     _same_as_usage(samples, usage, log)
     _requests_are_those_sent(samples, callers)
+    for pool, (calls, cost_usd) in page.items():
+        assert calls == pools[pool]["calls"]
+        assert cost_usd == pytest.approx(pools[pool]["cost_usd"], abs=1e-9)
     (everybody,) = budgets["everybody"]["counters"]
     assert everybody["spent"] == pytest.approx(usage["total"]["cost_usd"], abs=1e-9)
     assert everybody["reserved"] == budgets["little"]["counters"][0]["reserved"] == 0
