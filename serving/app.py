@@ -261,7 +261,7 @@ async def _lasting(settings: Settings, mind: Mind, life: Life, stack: contextlib
         log=log,
         learner=learner,
         live=live,
-        feed=Feed(settings.dashboard.max_listeners),
+        feed=Feed(settings.dashboard.max_listeners, metrics.unexpected.inc),
         drain=Drain(learner, lambda: gate.in_use),
         ring=ring,
         ledger=ledger,

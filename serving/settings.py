@@ -166,7 +166,7 @@ class LogSettings(Section):
     """The analytical log."""
 
     flush_interval_s: Number = Field(
-        default=2.0, ge=0.05, le=3600, description="Seconds between two batches written to the analytical log."
+        default=10.0, ge=0.05, le=3600, description="Seconds between two batches written to the analytical log."
     )
     batch_rows: Count = Field(
         default=50_000, ge=1, le=10_000_000, description="Most rows written to the analytical log in one batch."

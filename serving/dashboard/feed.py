@@ -119,12 +119,15 @@ class _Listener:
 
 
 class Feed:
-    """Feeds at most `max_listeners` listeners, until it is closed; there must be something to `show` first."""
+    """Feeds at most `max_listeners` listeners, until it is closed; there must be something to `show` first.
+
+    `unforeseen` is called for an error that nobody foresaw.
+    """
 
     _views: Views
 
-    def __init__(self, max_listeners: int) -> None:
-        self._most = max_listeners
+    def __init__(self, max_listeners: int, unforeseen: Callable[[], None]) -> None:
+        self._most, self._unforeseen = max_listeners, unforeseen
         self._listeners: set[_Listener] = set()
         self._closed = False
 
@@ -158,6 +161,7 @@ class Feed:
                 self._tick(time.time(), seen)
             except Exception:  # noqa: BLE001 - the task's boundary
                 _log.exception("the dashboards were told nothing this second")
+                self._unforeseen()
 
     def close(self) -> None:
         """Let all listeners go, and take no more."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import numpy as np
 import orjson
 import pytest
@@ -213,7 +215,7 @@ class _Figures:
 
 async def test_a_listener_that_is_too_slow_is_let_go_and_others_are_told_the_same_bytes():
     figures = _Figures()
-    feed = Feed(max_listeners=2)
+    feed = Feed(max_listeners=2, unforeseen=pytest.fail)
     feed.show(figures, 2)
     with feed.listen(None) as slow, feed.listen("auto") as quick:
         assert b'"first":"auto"' in await anext(quick)
@@ -228,3 +230,26 @@ async def test_a_listener_that_is_too_slow_is_let_go_and_others_are_told_the_sam
         pass
     with pytest.raises(UnknownModel), feed.listen("nowhere"):
         pass
+
+
+async def test_an_error_nobody_foresaw_is_counted_and_the_next_second_is_told(monkeypatch):
+    monkeypatch.setattr("serving.dashboard.feed._EVERY_S", 0.01)
+
+    class Failing(_Figures):
+        def next(self, *_):
+            if self.asked == 0:
+                self.asked = 1
+                raise RuntimeError("nobody foresaw it")
+            return super().next()
+
+    seen, figures = [], Failing()
+    feed = Feed(1, lambda: seen.append(1))
+    feed.show(figures, 1)
+    running = asyncio.create_task(feed.run())
+    try:
+        with feed.listen("auto") as events:
+            await anext(events)
+            assert b'"asked":2' in await asyncio.wait_for(anext(events), 10)
+    finally:
+        running.cancel()
+    assert seen == [1]

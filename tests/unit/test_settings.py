@@ -86,7 +86,7 @@ def test_the_smallest_configuration_has_the_documented_defaults() -> None:
     assert settings.auth is None
     assert (store.synchronous, store.queue_limit) == ("full", 10_000)
     assert (store.snapshot_every_events, store.cache_decisions) == (20_000, 2_000)
-    assert (log.flush_interval_s, log.batch_rows) == (2.0, 50_000)
+    assert (log.flush_interval_s, log.batch_rows) == (10.0, 50_000)
     model = settings.model("one")
     assert (model.upstream_model, model.api_key, model.price, model.headers) == ("one", None, None, {})
     assert (model.timeout_s, model.max_connections) == (60.0, 100)

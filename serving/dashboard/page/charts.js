@@ -112,6 +112,12 @@ function added(series, read) {
   return series.map(({ bucket }) => (sum += bucket === null ? 0 : read(bucket)));
 }
 
+/** Labels of a time axis, to the second where its ticks are closer than a minute. */
+function times(ticks) {
+  const exact = ticks.some((t) => t % 60 !== 0);
+  return ticks.map((t) => (exact ? clock(t) : clock(t).slice(0, 5)));
+}
+
 class Chart {
   #spec;
   #plot = null;
@@ -201,7 +207,7 @@ class Chart {
         y: { range: (_, low, high) => this.#spec.range?.(low, high) ?? [0, (high || 1) * 1.08] },
       },
       axes: [
-        { ...axis, size: 24, space: 70, values: (_, ticks) => ticks.map((t) => clock(t).slice(0, 5)) },
+        { ...axis, size: 24, space: 70, values: (_, ticks) => times(ticks) },
         { ...axis, size: 54, space: 34, values: (_, ticks) => ticks.map((v) => this.#spec.format(v)) },
       ],
       series: [{}, ...lines.map((line) => this.#drawn(line))],
