@@ -311,7 +311,9 @@ def _generation(
     decisions = Decisions(lasting.live, learner, lasting.store, server.feedback_horizon_s)
     parts = Parts(
         server=server,
-        admission=Admission(settings.auth, lasting.ring, tiers, tokens=tokens.reader, clock=time.time),
+        admission=Admission(
+            settings.auth, lasting.ring, tiers, tokens=tokens.reader, clock=time.time, hosts=server.allowed_hosts
+        ),
         routing=routing,
         desk=lasting.desk,
         admin=AdminDesk(learner, upstreams, os.environ),

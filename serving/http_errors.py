@@ -13,6 +13,7 @@ import orjson
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from serving.admission import CrossSite
 from serving.config_errors import ConfigRefused
 from serving.errors import (
     BudgetExhausted,
@@ -57,6 +58,7 @@ _STATUSES: tuple[tuple[type[Exception], int, str, str | None], ...] = (
     (InvalidRequest, 400, "invalid_request_error", None),
     (Unauthorized, 401, "authentication_error", "invalid_api_key"),
     (Forbidden, 403, "permission_error", "admin_only"),
+    (CrossSite, 403, "permission_error", "cross_site"),
     (UnknownKey, 404, "invalid_request_error", "key_not_found"),
     (NotAllowed, 403, "permission_error", "model_not_allowed"),
     (BudgetExhausted, 402, "insufficient_quota", "budget_exhausted"),

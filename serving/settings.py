@@ -139,6 +139,12 @@ class ServerSettings(Section):
         description="Whether /metrics, /healthz, /readyz, /openapi.json, /docs need no key; on loopback they never do.",
     )
 
+    allowed_hosts: tuple[Name, ...] = Field(
+        default=(),
+        max_length=100,
+        description="Names, beside loopback addresses, by which it may be called where no key is asked for.",
+    )
+
     @property
     def loopback(self) -> bool:
         """Whether only this machine can reach the service."""
