@@ -145,6 +145,11 @@ class ServerSettings(Section):
         description="Names, beside loopback addresses, by which it may be called where no key is asked for.",
     )
 
+    private_upstreams: Flag = Field(
+        default=False,
+        description="Whether models added while it runs may be at private addresses that no model here is at.",
+    )
+
     @property
     def loopback(self) -> bool:
         """Whether only this machine can reach the service."""
@@ -236,6 +241,11 @@ class Settings(Section):
             if model.name == name:
                 return model
         raise KeyError(name)
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """Where the models are called."""
+        return tuple(place.url for model in self.models for place in model.places)
 
     @property
     def warnings(self) -> tuple[Problem, ...]:
