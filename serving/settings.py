@@ -110,6 +110,18 @@ class ServerSettings(Section):
     body_timeout_s: Number = Field(
         default=30.0, gt=0, le=3600, description="Seconds a caller may take to send a body, or to read on in a stream."
     )
+    max_connections: Count = Field(
+        default=20_000,
+        ge=1,
+        le=1_000_000,
+        description="Most connections of callers at a time; more are closed at once.",
+    )
+    idle_timeout_s: Number = Field(
+        default=75.0,
+        gt=0,
+        le=3600,
+        description="Seconds after which a connection is closed that asks nothing, or has not sent all its headers.",
+    )
     max_response_bytes: Count = Field(
         default=64 * 2**20, ge=1024, le=2**31, description="Largest answer taken from an endpoint, in bytes."
     )
