@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
@@ -23,6 +23,7 @@ from serving.config_values import Count, Name, Number, Section, reject
 from serving.errors import Conflict, InvalidFields, UnknownModel
 from serving.learner import Learner
 from serving.providers.kinds import takes
+from serving.reach import Reach
 from serving.records import change_event, model_event
 from serving.roster import ADDED, REMOVED, Roster, parse_definition
 from serving.settings import ModelSettings
@@ -62,10 +63,10 @@ class Addition(Section):
 
 
 class AdminDesk:
-    """Lists and changes models; `env` is where `${VAR}` in a new model's secrets is read."""
+    """Lists and changes models; `env` is where `${VAR}` in a new model's secrets is read, `reach` where it may be."""
 
-    def __init__(self, learner: Learner, upstreams: Upstreams, env: Mapping[str, str]) -> None:
-        self._learner, self._upstreams, self._env = learner, upstreams, env
+    def __init__(self, learner: Learner, upstreams: Upstreams, env: Mapping[str, str], reach: Reach) -> None:
+        self._learner, self._upstreams, self._env, self._reach = learner, upstreams, env, reach
 
     @property
     def _roster(self) -> Roster:
@@ -155,6 +156,7 @@ class AdminDesk:
         if "model" in body and not isinstance(body["model"], str):
             try:
                 model = parse_definition(body["model"], self._env)
+                problems += self._out_of_reach(model)
             except ConfigError as error:
                 problems += error.problems
         if addition is None or problems:
@@ -162,6 +164,13 @@ class AdminDesk:
                 [{"param": p.path, "message": p.message + (f"; {p.hint}" if p.hint else "")} for p in problems]
             )
         return addition, model
+
+    def _out_of_reach(self, model: ModelSettings) -> Iterator[Problem]:
+        message = "is at a private address that no model of the configuration is at"
+        for i, place in enumerate(model.places):
+            if self._reach.forbids(place.url):
+                path = "model.endpoint" if model.endpoint is not None else f"model.endpoints[{i}].url"
+                yield Problem(path, message, "set server.private_upstreams, or define the model in the configuration")
 
     def _pool(self, name: str, param: str) -> Pool:
         pools = self._learner.pools

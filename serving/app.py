@@ -66,6 +66,7 @@ from serving.matrix import Matrix
 from serving.metrics import Metrics
 from serving.operator_desk import OperatorDesk
 from serving.parts import Parts
+from serving.reach import Reach
 from serving.reload import Reloader
 from serving.routing import Routing
 from serving.schedule import Schedule
@@ -282,10 +283,12 @@ def _generation(
 ) -> Generation:
     """The parts of `settings` over those that last; nothing of the service goes by them yet."""
     learner, metrics, traffic, server = lasting.learner, lasting.metrics, mind.traffic, settings.server
+    reach = Reach(settings.endpoints, private=server.private_upstreams)
     upstreams = Upstreams(
         mind.roster.models,
         server.max_response_bytes,
         spared=metrics.count_spared,
+        reach=reach,
         before=None if before is None else before.upstreams,
     )
     tiers = Tiers(settings.tiers, lasting.ring.allowed)
@@ -311,10 +314,12 @@ def _generation(
     decisions = Decisions(lasting.live, learner, lasting.store, server.feedback_horizon_s)
     parts = Parts(
         server=server,
-        admission=Admission(settings.auth, lasting.ring, tiers, tokens=tokens.reader, clock=time.time),
+        admission=Admission(
+            settings.auth, lasting.ring, tiers, tokens=tokens.reader, clock=time.time, hosts=server.allowed_hosts
+        ),
         routing=routing,
         desk=lasting.desk,
-        admin=AdminDesk(learner, upstreams, os.environ),
+        admin=AdminDesk(learner, upstreams, os.environ, reach),
         keys=KeyDesk(
             settings.auth, settings.tiers, lasting.ring, learner, known=lambda: routing.names, clock=time.time
         ),

@@ -23,7 +23,7 @@ Tokens = Annotated[int, Field(ge=0, le=10**9)]
 class Body(BaseModel):
     """A JSON object of the contract: no unknown fields, "1" is no number."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
 
 def validated(adapter: TypeAdapter[Any], body: Any) -> Any:

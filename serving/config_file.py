@@ -60,6 +60,9 @@ class EnvText(str):
         made.reference = reference
         return made
 
+    def __repr__(self) -> str:
+        return repr(self.reference)
+
     @property
     def resolved(self) -> Any:
         """The number or boolean this text spells in YAML, else the text; for fields that are not text."""
@@ -74,7 +77,7 @@ class Document:
     those of them that only lack a variable of the environment.
     """
 
-    data: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict, repr=False)  # with every secret of the file
     lines: dict[Loc, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     broken: set[Loc] = field(default_factory=set)

@@ -12,9 +12,11 @@ from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from serving.config_file import EnvText, Loc, Problem, dotted
 from serving.providers.kinds import takes
+from serving.reach import gives_credentials
 from serving.traffic.rules import named_models, shadow_model
 
 if TYPE_CHECKING:
@@ -278,6 +280,7 @@ def _names(data: Mapping[str, Any], section: str) -> Iterator[tuple[int, str]]:
 
 def doubts(settings: Settings) -> Iterator[Problem]:
     """Warnings: what the service accepts, and its operator should know."""
+    yield from _reach_doubts(settings)
     yield from _tier_doubts(settings)
     yield from _budget_doubts(settings)
     for i, pool in enumerate(settings.pools):
@@ -286,6 +289,13 @@ def doubts(settings: Settings) -> Iterator[Problem]:
         if not entry.suite.exists():
             hint = f"the service looks for it from {Path.cwd()}; runs fail until it is there"
             yield Problem(dotted(("benchmarks", i, "suite")), f"there is no {str(entry.suite)!r}", hint)
+
+
+def _reach_doubts(settings: Settings) -> Iterator[Problem]:
+    for i, model in enumerate(settings.models):
+        if any(gives_credentials(urlsplit(place.url).hostname or "") for place in model.places):
+            message = "is where clouds give a machine its credentials: whoever may call could read them"
+            yield Problem(dotted(("models", i, "endpoint")), message, "name the endpoint that is meant")
 
 
 def _tier_doubts(settings: Settings) -> Iterator[Problem]:

@@ -23,6 +23,8 @@ _FIXED: Final = (
     "server.port",
     "server.data_dir",
     "server.max_body_bytes",
+    "server.max_connections",
+    "server.idle_timeout_s",
     "store.synchronous",
     "store.queue_limit",
     "log.flush_interval_s",

@@ -4,7 +4,8 @@ ServiceError
 ├── InvalidRequest      the body or a header is not what the contract says; `param` is its path
 │   └── InvalidFields       several of its fields, all at once
 ├── Unauthorized        no key, or one that nobody was given
-├── Forbidden           a key, or a place, from which this may not be asked
+├── Forbidden           a key with which this may not be asked
+├── CrossSite           a request without a key, made by another site's page (serving.admission)
 ├── NotCached           the caller wants a kept answer or none, and none is kept
 ├── NotAllowed          a model or pool that the caller's tier or key does not open
 ├── BudgetExhausted     what the call could cost does not fit into a budget
@@ -96,7 +97,7 @@ class Unauthorized(ServiceError):
 
 
 class Forbidden(ServiceError):
-    """An operator's matter, asked without the operator's key or by a page of another site."""
+    """An operator's matter, asked without the operator's key."""
 
 
 class UnknownKey(ServiceError):

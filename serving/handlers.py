@@ -336,7 +336,8 @@ class Handlers(
         return await self._admission.admit(request.headers)
 
     async def _admit_operator(self, request: web.Request) -> None:
-        if not (self._server.loopback or self._server.metrics_public):
+        ours = self._server.loopback and self._admission.here(request.headers)
+        if not (ours or self._server.metrics_public):
             await self._admit(request)
 
     def _admit_admin(self, request: web.Request) -> Principal:

@@ -13,6 +13,7 @@ import orjson
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from serving.admission import CrossSite
 from serving.config_errors import ConfigRefused
 from serving.errors import (
     BudgetExhausted,
@@ -57,6 +58,7 @@ _STATUSES: tuple[tuple[type[Exception], int, str, str | None], ...] = (
     (InvalidRequest, 400, "invalid_request_error", None),
     (Unauthorized, 401, "authentication_error", "invalid_api_key"),
     (Forbidden, 403, "permission_error", "admin_only"),
+    (CrossSite, 403, "permission_error", "cross_site"),
     (UnknownKey, 404, "invalid_request_error", "key_not_found"),
     (NotAllowed, 403, "permission_error", "model_not_allowed"),
     (BudgetExhausted, 402, "insufficient_quota", "budget_exhausted"),
@@ -165,7 +167,10 @@ def error_middleware(metrics: Metrics, max_body_bytes: int) -> Any:
         except ConnectionResetError:
             raise  # the caller went away; there is nobody to answer
         except Exception:  # noqa: BLE001 - a task's boundary: logged and counted, its text never shown
-            _log.exception("unexpected error in %s %s", request.method, request.path)
+            resource = (
+                request.match_info.route.resource
+            )  # and not the path, which may hold whatever a caller puts there
+            _log.exception("unexpected error in %s %s", request.method, resource and resource.canonical)
             metrics.unexpected.inc()
             status, body, headers = _plain(500, "unexpected error; the service's log says more", "internal_error")
         headers = {**request.get(CALLER_HEADERS, {}), **headers}

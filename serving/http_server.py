@@ -5,6 +5,7 @@ Red first, then no new connections, then calls under way, then connections that 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["listening"]
 
-_KEEPALIVE_S = 75.0
+_log = logging.getLogger("pointsman.http")
 _BACKLOG = 1_024  # connections that wait to be accepted: with 128, a pause under load had the kernel reset some
 _LAST_S = 1.0  # that requests which are no calls, and the last bytes of answers, get at the end
 
@@ -56,10 +57,12 @@ async def listening(
         handler_cancellation=True,  # a caller who goes away cancels the upstream call
         auto_decompress=False,  # no body may grow while it is read
         access_log=None,
-        keepalive_timeout=_KEEPALIVE_S,
+        keepalive_timeout=server.idle_timeout_s,  # from the connection's beginning, or the last answer's end
         shutdown_timeout=_LAST_S,
     )
     await runner.setup()
+    assert runner.server is not None  # noqa: S101 - it has just been set up
+    _bound(runner.server, server.max_connections)
     try:
         await web.TCPSite(runner, server.host, server.port, backlog=_BACKLOG).start()
         port = runner.addresses[0][1]
@@ -71,3 +74,19 @@ async def listening(
         close_feeds()  # who listens never ends by himself
         await life.finish()
         await runner.cleanup()
+
+
+def _bound(server: web.Server, most: int) -> None:
+    """Have connections beyond `most` closed as soon as they are made: before a byte of theirs is read."""
+    made, told = server.connection_made, [False]
+
+    def connection_made(handler: Any, transport: asyncio.Transport) -> None:
+        made(handler, transport)
+        full = len(server.connections) > most
+        if full:
+            transport.abort()
+        if full and not told[0]:
+            _log.warning("connections are turned away: there are %d, the most by server.max_connections", most)
+        told[0] = full
+
+    server.connection_made = connection_made  # type: ignore[method-assign] # aiohttp has no bound of its own

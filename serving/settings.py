@@ -110,6 +110,18 @@ class ServerSettings(Section):
     body_timeout_s: Number = Field(
         default=30.0, gt=0, le=3600, description="Seconds a caller may take to send a body, or to read on in a stream."
     )
+    max_connections: Count = Field(
+        default=20_000,
+        ge=1,
+        le=1_000_000,
+        description="Most connections of callers at a time; more are closed at once.",
+    )
+    idle_timeout_s: Number = Field(
+        default=75.0,
+        gt=0,
+        le=3600,
+        description="Seconds after which a connection is closed that asks nothing, or has not sent all its headers.",
+    )
     max_response_bytes: Count = Field(
         default=64 * 2**20, ge=1024, le=2**31, description="Largest answer taken from an endpoint, in bytes."
     )
@@ -137,6 +149,17 @@ class ServerSettings(Section):
     metrics_public: Flag = Field(
         default=False,
         description="Whether /metrics, /healthz, /readyz, /openapi.json, /docs need no key; on loopback they never do.",
+    )
+
+    allowed_hosts: tuple[Name, ...] = Field(
+        default=(),
+        max_length=100,
+        description="Names, beside loopback addresses, by which it may be called where no key is asked for.",
+    )
+
+    private_upstreams: Flag = Field(
+        default=False,
+        description="Whether models added while it runs may be at private addresses that no model here is at.",
     )
 
     @property
@@ -230,6 +253,11 @@ class Settings(Section):
             if model.name == name:
                 return model
         raise KeyError(name)
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """Where the models are called."""
+        return tuple(place.url for model in self.models for place in model.places)
 
     @property
     def warnings(self) -> tuple[Problem, ...]:

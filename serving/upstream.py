@@ -24,6 +24,8 @@ from serving.errors import UpstreamError, UpstreamRefused, UpstreamTimeout
 from serving.model_settings import EndpointSettings, ModelSettings
 from serving.providers.kinds import provider_of, served_by
 from serving.providers.protocol import Provider
+from serving.reach import PrivateAddress, Reach, open_session
+from serving.refusals import RetryAfter, own_error
 from serving.traffic.batching import Batcher, Shared
 from serving.wire import Call, Kind, Usage
 
@@ -33,14 +35,14 @@ _CALLERS_FAULT = (400, 409, 413, 415, 422)  # as in bandit.types.Outcome.failed
 _FAILURES = (TimeoutError, aiohttp.ClientError)
 _ERROR_BYTES = 65_536  # as much of an error's body as is read
 _SHORTEST_SECRET = 8  # characters: what is shorter is no secret, and may be part of any word
-_LONGEST_REST_S = 60.0  # that an endpoint's Retry-After keeps others from it
 Spared = Callable[[str, int], None]
 
 
 class Endpoint:
     """One endpoint of a model, with its own bounded connections, breaker, batches and count of calls under way.
 
-    `spared` is told the model and how many calls to it a batch made unnecessary.
+    `spared` is told the model and how many calls to it a batch made unnecessary. `public_only`: it is never called at
+    a private address.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Endpoint:
         max_response_bytes: int,
         *,
         spared: Spared | None = None,
+        public_only: bool = False,
     ) -> None:
         self.model, self.name, self.weight = model.name, place.name or "1", place.weight
         self.breaker = Breaker(model.breaker)
@@ -74,14 +77,7 @@ class Endpoint:
         self._headers.update(provider.headers(api_key))
         secrets = [value.get_secret_value() for value in (api_key, *(model.headers | place.headers).values()) if value]
         self._secrets = [orjson.dumps(secret)[1:-1] for secret in secrets if len(secret) >= _SHORTEST_SECRET]
-        connector = aiohttp.TCPConnector(limit=model.max_connections, keepalive_timeout=30, ttl_dns_cache=60)
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            timeout=aiohttp.ClientTimeout(total=model.timeout_s),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            skip_auto_headers=("User-Agent",),
-        )
+        self._session = open_session(model.max_connections, model.timeout_s, public_only=public_only)
 
     def available(self, now: float) -> bool:
         """Whether it can take a call at `now`, on the monotonic clock."""
@@ -190,36 +186,26 @@ class Endpoint:
             return UpstreamError(self.model, "the answer broke off", None, "upstream_disconnected")
         # Its kind and not its text, which may quote addresses and whatever bytes came: that is no caller's matter.
         message = f"the connection failed ({type(error).__name__})"
+        if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, PrivateAddress):
+            message = "its address is a private one, which an added model may have by server.private_upstreams alone"
         return UpstreamError(self.model, message, None, "upstream_unreachable")
 
     async def _refuse(self, response: aiohttp.ClientResponse) -> None:
         raw = b""
         while len(raw) < _ERROR_BYTES and (part := await response.content.read(_ERROR_BYTES - len(raw))):
             raw += part
-        try:
-            body = self._without_secrets(orjson.loads(raw))
-            said = body.get("error", body.get("detail", ""))  # a sentence, where it is not OpenAI's object
-            own = said if isinstance(said, dict) else {"message": str(said)}
-        except (ValueError, TypeError, AttributeError):  # no JSON, deeper than may be written, or no object
-            own = {"message": f"status {response.status}"}
+        own = own_error(raw, response.status, self._secrets)
         if response.status in _CALLERS_FAULT:
             reason = self._provider.refusal(response.status, own)
             raise UpstreamRefused(self.model, response.status, own, reason)
         # What an endpoint says about *our* key or its own trouble is for the operator, not for the caller.
         error = UpstreamError(self.model, f"the endpoint answered {response.status}", response.status)
         if response.status in (429, 503, 529):  # 529: Anthropic's word for being overloaded
-            error.retry_after = response.headers.get("Retry-After")
-            asked = (error.retry_after or "").strip()
-            if asked.isdigit():
-                self.rests_until = time.monotonic() + min(_LONGEST_REST_S, float(asked[:9]))
+            asked = RetryAfter(response.headers.get("Retry-After"))
+            error.retry_after = asked.passed_on
+            if asked.rest_s is not None:
+                self.rests_until = time.monotonic() + asked.rest_s
         raise error
-
-    def _without_secrets(self, body: Any) -> Any:
-        """An error's body without our key and headers: what is passed on to the caller may quote the request."""
-        text = orjson.dumps(body)
-        for secret in self._secrets:
-            text = text.replace(secret, b"***")
-        return orjson.loads(text)
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         limit = self._max_response_bytes
@@ -237,13 +223,17 @@ class Endpoint:
 class ModelEndpoints:
     """All endpoints of one model."""
 
-    def __init__(self, model: ModelSettings, max_response_bytes: int, *, spared: Spared | None = None) -> None:
+    def __init__(
+        self, model: ModelSettings, max_response_bytes: int, *, spared: Spared | None = None, reach: Reach | None = None
+    ) -> None:
+        self.bounded = _bounded(model, reach)
         self.name, self.upstream_model = model.name, model.upstream_model
         self.timeout_s, self.max_output_tokens = model.timeout_s, model.max_output_tokens
         self.unasked_output_tokens = model.unasked_output_tokens
         self.settings, self.arm, self.provider = model, model.to_arm(), provider_of(model)
         self.endpoints = tuple(
-            Endpoint(model, place, self.provider, max_response_bytes, spared=spared) for place in model.places
+            Endpoint(model, place, self.provider, max_response_bytes, spared=spared, public_only=public_only)
+            for place, public_only in zip(model.places, self.bounded, strict=True)
         )
         self.served = served_by(model)
         self.shared = 1  # by how many `Upstreams`
@@ -306,7 +296,8 @@ class ModelEndpoints:
 class Upstreams:
     """The endpoints of all models, by name; `spared` as for each endpoint. Constructed in the running loop.
 
-    Models that `before` has as they are now keep their endpoints: connections, breakers, batches, rests.
+    `reach` says which are only called at public addresses; without it none is. Models that `before` has as they are now
+    keep their endpoints: connections, breakers, batches, rests.
     """
 
     def __init__(
@@ -315,25 +306,26 @@ class Upstreams:
         max_response_bytes: int,
         *,
         spared: Spared | None = None,
+        reach: Reach | None = None,
         before: Upstreams | None = None,
     ) -> None:
-        self._max_response_bytes, self._spared = max_response_bytes, spared
+        self._max_response_bytes, self._spared, self._reach = max_response_bytes, spared, reach
         self._by_model: dict[str, ModelEndpoints] = {}
         self._leaving: dict[asyncio.Task[None], Endpoint] = {}
         self._users = 0
         self._unused = asyncio.Event()
         self._unused.set()
         for model in models:
-            kept = None if before is None else before.shared(model, max_response_bytes)
+            kept = None if before is None else before.shared(model, max_response_bytes, _bounded(model, reach))
             if kept is None:
                 self.open(model)
             else:
                 self._by_model[model.name] = kept
 
-    def shared(self, model: ModelSettings, max_response_bytes: int) -> ModelEndpoints | None:
+    def shared(self, model: ModelSettings, most_bytes: int, bounded: tuple[bool, ...]) -> ModelEndpoints | None:
         """The endpoints of a model that is here as it is there, for one more to use; None where there are none."""
         found = self._by_model.get(model.name)
-        if found is None or found.settings != model or max_response_bytes != self._max_response_bytes:
+        if found is None or (found.settings, self._max_response_bytes, found.bounded) != (model, most_bytes, bounded):
             return None
         found.shared += 1
         return found
@@ -363,7 +355,8 @@ class Upstreams:
 
     def open(self, model: ModelSettings) -> None:
         """Take calls for one more model from now on."""
-        self._by_model[model.name] = ModelEndpoints(model, self._max_response_bytes, spared=self._spared)
+        opened = ModelEndpoints(model, self._max_response_bytes, spared=self._spared, reach=self._reach)
+        self._by_model[model.name] = opened
 
     def retire(self, name: str) -> None:
         """Take no more calls for a model; those under way finish."""
@@ -397,3 +390,8 @@ class Upstreams:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._by_model)
+
+
+def _bounded(model: ModelSettings, reach: Reach | None) -> tuple[bool, ...]:
+    """Of each endpoint, whether it is only called at public addresses."""
+    return tuple(reach is not None and reach.bounds(place.url) for place in model.places)

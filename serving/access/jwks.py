@@ -119,7 +119,7 @@ class UrlKeys:
         self, settings: JwtSettings, session: ClientSession, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._settings, self._session, self._clock = settings, session, clock
-        self._url = settings.jwks_url or ""
+        self._url = "" if settings.jwks_url is None else settings.jwks_url.get_secret_value()
         self._set: _Set | None = None
         self._asked_at: float | None = None
         self._fetching: asyncio.Task[None] | None = None

@@ -33,9 +33,12 @@ class KeySettings(Section):
     )
 
 
-def _url(value: str) -> str:
+def _url(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    if any(c.isspace() or not c.isprintable() for c in text):
+        reject("must have no spaces or control characters")
     try:
-        parts = urlsplit(value)
+        parts = urlsplit(text)
         host = parts.hostname or ""
         _ = parts.port
     except ValueError:
@@ -77,7 +80,7 @@ class JwtSettings(Section):
         default=None, description="Public key in PEM."
     )
     jwks_file: Label | None = Field(default=None, description="File with a JWK set; read again when it changes.")
-    jwks_url: Annotated[Name, AfterValidator(_url)] | None = Field(
+    jwks_url: Annotated[SecretStr, Field(max_length=2_048), AfterValidator(_url)] | None = Field(
         default=None, description="URL of a JWK set; fetched at the start, then every jwks_refresh_s."
     )
     jwks_refresh_s: Number = Field(

@@ -128,9 +128,7 @@ def _described(operation: Operation) -> Described:
 def _errors_of(operation: Operation) -> set[int]:
     statuses = {*operation.errors, 500}
     if operation.access != "page":
-        statuses |= {401, 503}  # 503: the keys of tokens cannot be read
-    if operation.access == "admin":
-        statuses.add(403)
+        statuses |= {401, 403, 503}  # 403: pages of other sites; 503: the keys of tokens cannot be read
     if operation.body is not None:
         statuses |= {400, 413}
     if "{" in operation.path:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,6 +15,8 @@ from serving.telemetry.about import under_way
 from serving.telemetry.settings import LoggingSettings
 
 __all__ = ["ConsoleLines", "JsonLines", "set_up_logging"]
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def set_up_logging(settings: LoggingSettings) -> None:
@@ -48,13 +51,16 @@ class JsonLines(logging.Formatter):
 
 
 class ConsoleLines(logging.Formatter):
-    """Time, level, logger, message and what else is known; a line break in a message is shown, not made."""
+    """Time, level, logger, message and what else is known; control characters are shown, not made.
+
+    A line break could forge a line, and an escape sequence change what the reader's terminal does.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """The line of a record; a traceback follows on lines of its own."""
         more = "".join(f" {name}={value}" for name, value in _fields(record).items() if value is not None)
-        message = _message(record).replace("\r", "\\r").replace("\n", "\\n")
-        line = f"{self.formatTime(record)} {record.levelname} {record.name}: {message}{more}"
+        said = _CONTROL.sub(lambda found: repr(found[0])[1:-1], _message(record) + more)
+        line = f"{self.formatTime(record)} {record.levelname} {record.name}: {said}"
         if record.exc_info and record.exc_info[0] is not None:
             line += f"\n{self.formatException(record.exc_info)}"
         return line

@@ -196,7 +196,7 @@ async def test_an_open_service_takes_orders_from_this_machine_but_not_from_other
         for headers in ({"Origin": "https://evil.example"}, {"Origin": "null"}, {"Host": f"evil.example:{port}"}):
             body = {"model": _late(trial), "pools": ["auto"]}
             status, error = await expect_refusal(service, "POST", PATH, body, headers)
-            assert (status, error["code"]) == (403, "admin_only")
+            assert (status, error["code"]) == (403, "cross_site")
         for headers in ({}, {"Origin": service.url}, {"Host": f"localhost:{port}"}):
             assert (await _ask(http, service, "GET", headers=headers))[0] == 200
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from serving.access.keys import KeyRing
 from serving.access.settings import AuthSettings
 from serving.access.tiers import Tiers
-from serving.admission import Admission, Principal
+from serving.admission import Admission, CrossSite, Principal
 from serving.errors import Forbidden, Unauthorized
 
 KEYS = [
@@ -20,10 +20,10 @@ KEYS = [
 ]
 
 
-def opened(auth=None):
+def opened(auth=None, hosts=()):
     settings = None if auth is None else AuthSettings.model_validate(auth)
     ring = KeyRing(() if settings is None else settings.keys)
-    return Admission(settings, ring, Tiers((), ring.allowed), clock=lambda: 1e9)
+    return Admission(settings, ring, Tiers((), ring.allowed), clock=lambda: 1e9, hosts=hosts)
 
 
 def sent(authorization=None, host="127.0.0.1", origin=None):
@@ -108,9 +108,10 @@ def test_only_the_admin_key_is_the_operators(admission):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1:8080", "localhost:8080", "LOCALHOST", "[::1]:8080", "[::1]"])
-def test_an_open_service_is_operated_from_its_own_machine(host):
-    assert opened().admit_admin(sent(None, host)) == Principal()
-    assert opened().admit_admin(sent(None, host, f"http://{host}")) == Principal()
+async def test_an_open_service_is_called_and_operated_from_its_own_machine(host):
+    for headers in (sent(None, host), sent(None, host, f"http://{host}")):
+        assert opened().admit_admin(headers) == Principal()
+        assert await opened().admit(headers) == Principal()
 
 
 @pytest.mark.parametrize(
@@ -129,6 +130,18 @@ def test_an_open_service_is_operated_from_its_own_machine(host):
         ("", None),
     ],
 )
-def test_an_open_service_takes_no_orders_from_other_sites_pages(host, origin):
-    with pytest.raises(Forbidden):
-        opened().admit_admin(sent(None, host, origin))
+async def test_an_open_service_takes_neither_orders_nor_calls_from_other_sites_pages(host, origin):
+    headers = sent("Bearer any", host, origin)
+    assert not opened().here(headers)
+    with pytest.raises(CrossSite):
+        opened().admit_admin(headers)
+    with pytest.raises(CrossSite):
+        await opened().admit(headers)
+
+
+async def test_further_names_are_the_operators_word():
+    admission = opened(hosts=("Router.internal",))
+    assert await admission.admit(sent(None, "router.INTERNAL:8080")) == Principal()
+    assert admission.here(sent(None, "router.internal", "http://router.internal"))
+    for headers in (sent(None, "router.internal.evil.example"), sent(None, "router.internal", "http://evil.example")):
+        assert not admission.here(headers)

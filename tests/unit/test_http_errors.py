@@ -16,7 +16,7 @@ import serving.log_errors
 from serving import store
 from serving.access.keys import KeyRing
 from serving.access.tiers import Tiers
-from serving.admission import Admission
+from serving.admission import Admission, CrossSite
 from serving.errors import (
     BudgetExhausted,
     CallerGone,
@@ -64,6 +64,7 @@ CASES = [
     (InvalidFields([{"param": "x", "message": "bad"}]), 422, "invalid_request_error", "x", "invalid_field"),
     (Unauthorized("no"), 401, "authentication_error", None, "invalid_api_key"),
     (Forbidden("no"), 403, "permission_error", None, "admin_only"),
+    (CrossSite("no"), 403, "permission_error", None, "cross_site"),
     (NotAllowed("not yours"), 403, "permission_error", "model", "model_not_allowed"),
     (NotCached(), 504, "invalid_request_error", None, "not_cached"),
     (UnknownKey("k"), 404, "invalid_request_error", None, "key_not_found"),
@@ -221,6 +222,8 @@ async def test_operators_need_a_key_unless_only_this_machine_can_ask_or_the_conf
         for path in ("/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"):
             async with client.get(path) as response:
                 assert response.status == status
+            async with client.get(path, headers={"Host": "evil.example"}) as response:
+                assert response.status == (200 if public else 401)
             async with client.get(path, headers={"Authorization": "Bearer first-key-1"}) as response:
                 assert response.status == 200
         learner.healthy = False
