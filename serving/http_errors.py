@@ -44,6 +44,7 @@ from serving.metrics import Metrics
 from serving.store import StoreError, StoreFull
 from serving.telemetry.about import ABOUT, About
 from serving.traffic.drain import Draining
+from serving.traffic.faults import UnknownFault
 
 __all__ = ["CALLER_HEADERS", "codes_by_status", "described", "error_middleware", "without_request_bytes"]
 
@@ -58,6 +59,7 @@ _STATUSES: tuple[tuple[type[Exception], int, str, str | None], ...] = (
     (Unauthorized, 401, "authentication_error", "invalid_api_key"),
     (Forbidden, 403, "permission_error", "admin_only"),
     (UnknownKey, 404, "invalid_request_error", "key_not_found"),
+    (UnknownFault, 404, "invalid_request_error", "fault_not_found"),
     (NotAllowed, 403, "permission_error", "model_not_allowed"),
     (BudgetExhausted, 402, "insufficient_quota", "budget_exhausted"),
     (RateLimited, 429, "rate_limit_error", "rate_limit_exceeded"),
