@@ -75,7 +75,7 @@ async def test_all_upstreams_die_and_return_at_once(run_service, mortals, case, 
         for mortal in made:
             await mortal.start()
         async with asyncio.timeout(RETURN_S):
-            while await _status(patient, service) != 200:
+            while await _status(patient, service) != 200:  # noqa: ASYNC110 - another process
                 await asyncio.sleep(0.1)
         after = await steady_load(service.url, 2, {}, per_second=PER_SECOND, bodies=BODIES)
         case.saw(after)
