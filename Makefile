@@ -4,13 +4,16 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check lint types imports benchmarks screenshots clean
+.PHONY: demo test chaos check lint types imports benchmarks screenshots clean
 
 demo: $(VENV)/core                    ## watch a simulated pool being routed, learned and protected
 	$(BIN)/pointsman demo $(ARGS)
 
 test: $(VENV)/dev                     ## run all tests
 	$(BIN)/python -m pytest $(ARGS)
+
+chaos: $(VENV)/dev                    ## every fault that can be made, against the real service: a quarter of an hour
+	$(BIN)/python -m pytest tests/chaos $(ARGS)
 
 check: lint types imports test        ## what CI runs
 

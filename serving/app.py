@@ -77,6 +77,7 @@ from serving.telemetry.requests import request_middleware
 from serving.telemetry.tracing import open_tracing
 from serving.traffic.caching import Caching
 from serving.traffic.drain import Drain
+from serving.traffic.faults import Faults
 from serving.traffic.gate import Gate
 from serving.traffic.pool_desk import PoolDesk
 from serving.traffic.sessions import installation_key
@@ -264,6 +265,7 @@ async def _lasting(settings: Settings, mind: Mind, life: Life, stack: contextlib
         live=live,
         feed=Feed(settings.dashboard.max_listeners, metrics.unexpected.inc),
         drain=Drain(learner, lambda: gate.in_use),
+        faults=Faults(settings.faults, learner, count=metrics.count_fault, clock=time.monotonic, now=time.time()),
         ring=ring,
         ledger=ledger,
         gate=gate,
@@ -293,7 +295,8 @@ def _generation(
     )
     tiers = Tiers(settings.tiers, lasting.ring.allowed)
     assumed, life = settings.metering.assumed_output_tokens, lasting.life
-    means = Means(learner, upstreams, lasting.ledger, random.Random(), assumed, over=lambda: life.over)
+    faults = lasting.faults if settings.faults.enabled else None
+    means = Means(learner, upstreams, lasting.ledger, random.Random(), assumed, lambda: life.over, faults)
     steering = Steering(learner, traffic, upstreams, lasting.session_key, np.random.default_rng())
     failures = {pool.name: pool.failures for pool in settings.pools if pool.failures is not None}
     routing = Routing(means, steering, failures, settings.failures, traffic.usable)
@@ -334,6 +337,7 @@ def _generation(
         history=History(lasting.log, lasting.store),
         operator=OperatorDesk(lambda: settings, learner, traffic, lasting.ledger),
         drain=lasting.drain,
+        faults=lasting.faults,
         learner=learner,
         metrics=metrics,
         intake=Intake(lasting.gate, lasting.rates, lasting.ledger, shadows, caching),

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
@@ -32,6 +33,7 @@ from serving.errors import (
 from serving.learner import Learner
 from serving.records import Caller, Record
 from serving.retries import Plan
+from serving.traffic.faults import Fault, Faults
 from serving.upstream import Endpoint, ModelEndpoints, Upstreams
 from serving.wire import Call, StreamRewriter, Usage
 
@@ -49,7 +51,7 @@ def _never() -> bool:
 class Means:
     """What attempts are made with. `assumed_output_tokens`: what an answer may have where nobody says how many.
 
-    `over`: whether the service gives up what is under way.
+    `over`: whether the service gives up what is under way. `faults`: those on purpose; None where there are none.
     """
 
     learner: Learner
@@ -58,6 +60,7 @@ class Means:
     rng: random.Random
     assumed_output_tokens: int
     over: Callable[[], bool] = _never
+    faults: Faults | None = None
 
 
 class Attempts:
@@ -222,10 +225,14 @@ class Attempt:
         self._first_byte_s: float | None = None
         self._probe = False
         self._calls = 1  # that went as one with this
+        self._fault: Fault | None = None
         self._sent = False  # by this attempt: what another sent is counted there, once, for the endpoint's breaker
 
     async def send(self) -> Any:
-        """The endpoint's answer to the call, which may have gone there as one with others."""
+        """The endpoint's answer to the call, which may have gone there as one with others, but not with a fault."""
+        if self._fault is not None:
+            self._sent = True
+            return await self._fault.send(self.endpoint, self.call, self.body)
         shared = await self.endpoint.send_shared(self.call, self._attempts.caller.principal.tenant, self._send_one)
         self._calls = shared.calls
         return shared.answer
@@ -234,6 +241,12 @@ class Attempt:
         self._sent = True
         body = self.body if call is self.call else self.model.provider.body(call, self.model.upstream_model)
         return await self.endpoint.send(call, body)
+
+    def stream(self) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """The endpoint's streamed answer, to be entered inside the attempt."""
+        if self._fault is not None:
+            return self._fault.stream(self.endpoint, self.call, self.body)
+        return self.endpoint.stream(self.call, self.body)
 
     def first_byte(self) -> None:
         """Note the time of the answer's first byte."""
@@ -248,6 +261,8 @@ class Attempt:
         passed_on = self._attempts.caller.about.attempting(self._number, self.model, self.endpoint)
         if passed_on is not None:
             self.call = replace(self.call, passed_on=passed_on)
+        if (faults := self._attempts.means.faults) is not None:
+            self._fault = faults.draw(self.model.name, self.endpoint.name)
         now = asyncio.get_running_loop().time()
         self._given_s = min(self._attempts.deadline - now, self.model.timeout_s)
         self._timeout = asyncio.timeout_at(now + self._given_s)
@@ -307,7 +322,7 @@ class Attempt:
             cost_usd=self.model.cost_usd(usage, answered=status == "ok", calls=self._calls),
             attempt=self._number,
             http_status=http_status,
-            error=error,
+            error=error if self._fault is None else self._fault.told(status, error),
             stream=self.rewriter is not None,
             tokens_estimated=estimated,
             endpoint=self.endpoint.name,

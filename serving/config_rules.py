@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from serving.config_file import EnvText, Loc, Problem, dotted
 from serving.providers.kinds import takes
 from serving.reach import gives_credentials
-from serving.traffic.rules import named_models, shadow_model
+from serving.traffic.rules import fault_models, named_models, shadow_model
 
 if TYPE_CHECKING:
     from serving.benchmark_settings import BenchmarkSettings
@@ -64,6 +64,9 @@ def broken_rules(data: Mapping[str, Any]) -> Iterator[Rule]:
             yield from _embeddings_installed(("pools", i, "features", "text"), pool.get("features"))
             yield from _waits_within_horizon(("pools", i, "feedback", "wait_s"), pool.get("feedback"), data)
     yield from _benchmark_rules(data, tuple(models.values()) if complete else None, tuple(pools.values()))
+    for place, name in fault_models(data) if complete else ():
+        if name not in models.values():
+            yield place, f"no model is called {_shown(name)}", _nearest(name, tuple(models.values()))
     yield from _tier_rules(data, (*models.values(), *pools.values()) if complete else None)
 
 
@@ -283,6 +286,9 @@ def doubts(settings: Settings) -> Iterator[Problem]:
     yield from _reach_doubts(settings)
     yield from _tier_doubts(settings)
     yield from _budget_doubts(settings)
+    if settings.faults.enabled:
+        hint = "leave it on for game days alone"
+        yield Problem("faults.enabled", "whoever has the admin key may break calls on purpose", hint)
     for i, pool in enumerate(settings.pools):
         yield from _pool_doubts(("pools", i), pool, settings)
     for i, entry in enumerate(settings.benchmarks):

@@ -14,6 +14,7 @@ ServiceError
 ├── NothingAvailable    every model that could serve failed, or is known to be down
 ├── DeadlineExceeded    the call's own time is over
 ├── UnknownKey          no key has this id
+├── UnknownFault        no fault on purpose has this id (serving.traffic.faults)
 ├── UnknownModel        neither a pool nor a model has this name
 ├── NothingFeasible     the pool's limits rule out every model, and it was asked to fail
 ├── LimitsNotMet        the request's own limits do

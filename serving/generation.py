@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from serving.sqlite_store import SqliteStore
     from serving.traffic.caching import Caching
     from serving.traffic.drain import Drain
+    from serving.traffic.faults import Faults
     from serving.traffic.gate import Gate
     from serving.traffic.shadow import Shadows
     from serving.upstream import Upstreams
@@ -73,6 +75,7 @@ class Lasting:
     live: Live
     feed: Feed
     drain: Drain
+    faults: Faults
     ring: KeyRing
     ledger: Ledger
     gate: Gate
@@ -97,6 +100,8 @@ class Lasting:
         self.rates.configure(settings.limits, max_counters=counters)
         if settings.overload != before.overload:
             self.gate.configure(settings.overload)
+        if settings.faults != before.faults:
+            self.faults.configure(settings.faults, time.time())
         self.desk.configure(quality_metrics(settings), settings.server.feedback_horizon_s)
         self.webhooks.settings, self.life.server = settings.metering, settings.server
 
@@ -109,6 +114,7 @@ class Lasting:
         state.watch(
             generation.traffic, self.ledger, generation.upstreams, store=self.store, store_limit=limit, log=self.log
         )
+        self.faults.upstreams = generation.upstreams
         state.gate, state.shadows, state.caching = self.gate, generation.shadows, generation.caching
 
 

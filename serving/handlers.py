@@ -20,6 +20,7 @@ from serving.admission import Principal
 from serving.api.handlers import ApiHandlers
 from serving.dashboard.handlers import DashboardHandlers
 from serving.errors import CallerGone, InvalidRequest, ServiceError, Unavailable, UnknownModel
+from serving.fault_handlers import FaultHandlers
 from serving.feedback import parse_outcome, parse_rewards
 from serving.http_errors import CALLER_HEADERS, described
 from serving.infer_body import parse_infer
@@ -48,7 +49,14 @@ _CHUNK_BYTES = 1 << 18
 
 
 class Handlers(
-    AdminHandlers, ApiHandlers, DashboardHandlers, KeyHandlers, OperatorHandlers, PoolHandlers, SpendingHandlers
+    AdminHandlers,
+    ApiHandlers,
+    DashboardHandlers,
+    FaultHandlers,
+    KeyHandlers,
+    OperatorHandlers,
+    PoolHandlers,
+    SpendingHandlers,
 ):
     """All routes of the service, over the parts that `app` put together.
 
@@ -74,7 +82,7 @@ class Handlers(
         self._pools, self._budgets, self._usage = parts.pools, parts.budgets, parts.usage
         self._learner, self._metrics, self._intake = parts.learner, parts.metrics, parts.intake
         self._dashboard, self._history = parts.dashboard, parts.history
-        self._operator, self._drain = parts.operator, parts.drain
+        self._operator, self._drain, self._faults = parts.operator, parts.drain, parts.faults
 
     def routes(self) -> list[web.RouteDef]:
         """The table of routes."""
@@ -94,6 +102,7 @@ class Handlers(
             *self.admin_routes(),
             *self.key_routes(),
             *self.operator_routes(),
+            *self.fault_routes(),
             *self.spending_routes(),
             *self.pool_routes(),
             *self.dashboard_routes(),

@@ -45,6 +45,7 @@ from serving.metrics import Metrics
 from serving.store import StoreError, StoreFull
 from serving.telemetry.about import ABOUT, About
 from serving.traffic.drain import Draining
+from serving.traffic.faults import UnknownFault
 
 __all__ = ["CALLER_HEADERS", "codes_by_status", "described", "error_middleware", "without_request_bytes"]
 
@@ -60,6 +61,7 @@ _STATUSES: tuple[tuple[type[Exception], int, str, str | None], ...] = (
     (Forbidden, 403, "permission_error", "admin_only"),
     (CrossSite, 403, "permission_error", "cross_site"),
     (UnknownKey, 404, "invalid_request_error", "key_not_found"),
+    (UnknownFault, 404, "invalid_request_error", "fault_not_found"),
     (NotAllowed, 403, "permission_error", "model_not_allowed"),
     (BudgetExhausted, 402, "insufficient_quota", "budget_exhausted"),
     (RateLimited, 429, "rate_limit_error", "rate_limit_exceeded"),

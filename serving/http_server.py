@@ -45,8 +45,9 @@ async def listening(
     app.add_routes(routes)
     app.on_response_prepare.append(name_request)
 
-    async def last_of_its_connection(_: web.Request, response: web.StreamResponse) -> None:
-        if life.leaving:
+    async def last_of_its_connection(request: web.Request, response: web.StreamResponse) -> None:
+        # The parser takes a CONNECT's body for the next request: whoever stands before us may have read it as a body.
+        if life.leaving or request.method == "CONNECT":
             response.headers["Connection"] = "close"
             response.force_close()
 

@@ -63,6 +63,7 @@ class Metrics:
         self.spared = self._counter(
             "batching_spared_calls", "Upstream calls that batches made unnecessary.", ("model",)
         )
+        self.faults = self._counter("faults_injected", "Faults injected on purpose.", ("model", "kind"))
         self.shed = self._counter("gate_shed", "Calls turned away, by priority and why.", ("priority", "why"))
         self.cache_requests = self._counter(
             "cache_requests", "Calls of pools that keep answers, by what the cache did.", ("pool", "result")
@@ -86,6 +87,10 @@ class Metrics:
     def count_spared(self, model: str, calls: int) -> None:
         """Count the calls to a model that a batch made unnecessary."""
         self.spared.labels(model).inc(calls)
+
+    def count_fault(self, model: str, kind: str) -> None:
+        """Count a fault that was injected on purpose."""
+        self.faults.labels(model, kind).inc()
 
     def traced(self, result: str, spans: int) -> None:
         """Count spans of traces: exported, rejected by the receiver, failed to reach it, dropped before."""

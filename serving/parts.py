@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from serving.routing import Routing
     from serving.settings import ServerSettings
     from serving.traffic.drain import Drain
+    from serving.traffic.faults import Faults
     from serving.traffic.pool_desk import PoolDesk
 
 __all__ = ["Parts"]
@@ -54,6 +55,7 @@ class Parts:
     history: History
     operator: OperatorDesk
     drain: Drain
+    faults: Faults
     learner: Learner
     metrics: Metrics
     intake: Intake

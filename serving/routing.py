@@ -168,7 +168,7 @@ class Routing:
             )
             attempt.rewriter = rewriter
             translator = attempt.model.provider.events(call)
-            async with attempt, attempt.endpoint.stream(attempt.call, attempt.body) as chunks:
+            async with attempt, attempt.stream() as chunks:
                 assert attempts.durable is not None  # noqa: S101 - the call has been recorded
                 assert attempts.record is not None  # noqa: S101
                 await attempts.durable

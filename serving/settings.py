@@ -33,6 +33,7 @@ from serving.failure_settings import FailureSettings
 from serving.model_settings import ModelSettings
 from serving.pool_settings import PoolSettings
 from serving.telemetry.settings import LoggingSettings, TracingSettings
+from serving.traffic.fault_settings import FaultSettings
 from serving.traffic.overload_settings import OverloadSettings
 
 __all__ = ["AuthSettings", "ConfigError", "ModelSettings", "PoolSettings", "Problem", "Settings", "load_settings"]
@@ -225,6 +226,9 @@ class Settings(Section):
     )
     overload: Annotated[OverloadSettings, OrDefaults] = Field(
         default_factory=OverloadSettings, description="How many calls run at a time, and who waits."
+    )
+    faults: Annotated[FaultSettings, OrDefaults] = Field(
+        default_factory=FaultSettings, description="Faults on purpose, for game days."
     )
     dashboard: Annotated[DashboardSettings, OrDefaults] = Field(
         default_factory=DashboardSettings, description="The page at /dashboard and its live feed."

@@ -107,7 +107,7 @@ class Endpoint:
 
         A JSON object in OpenAI's shape, but to an inference call, whose answer may be any JSON value.
         """
-        self._begin()
+        self.begin()
         try:
             response = await self._post(call, body)
             async with response:
@@ -115,7 +115,7 @@ class Endpoint:
         except _FAILURES as error:
             raise self._failure(error) from None
         finally:
-            self._end()
+            self.end()
         try:
             answer = orjson.loads(raw)
         except orjson.JSONDecodeError:
@@ -130,7 +130,7 @@ class Endpoint:
     @asynccontextmanager
     async def stream(self, call: Call, body: bytes) -> AsyncIterator[AsyncIterator[bytes]]:
         """The endpoint's streamed answer as chunks of bytes as they come; raises as `send`."""
-        self._begin()
+        self.begin()
         try:
             response = await self._post(call, body)
             async with response:
@@ -140,7 +140,7 @@ class Endpoint:
         except _FAILURES as error:
             raise self._failure(error) from None
         finally:
-            self._end()
+            self.end()
 
     async def close(self, *, when_idle: bool = False) -> None:
         """Close its connections; with `when_idle` once the last call under way has ended."""
@@ -150,11 +150,13 @@ class Endpoint:
             await self._batcher.close()
         await self._session.close()
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """One more call is under way."""
         self.under_way += 1
         self._idle.clear()
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """One has ended."""
         self.under_way -= 1
         self._note_idle()
 
@@ -269,8 +271,7 @@ class ModelEndpoints:
 
     def retry_after_s(self, now: float) -> float:
         """Seconds until one may be able to."""
-        waits = (max(e.breaker.wait_s(now), e.rests_until - now, 0.0) for e in self.endpoints)
-        return min(waits)
+        return min(max(e.breaker.wait_s(now), e.rests_until - now, 0.0) for e in self.endpoints)
 
     def states(self, now: float) -> dict[str, State]:
         """Each endpoint's breaker."""

@@ -19,6 +19,7 @@ from serving.benchmarks import BenchmarkPost
 from serving.history import EVENT_KINDS, MOST_EVENTS
 from serving.log_schema import TABLES
 from serving.traffic.canary_settings import CanarySettings
+from serving.traffic.fault_settings import FaultRule
 from serving.traffic.pool_desk import ModelPatch, PoolPatch
 from serving.traffic.settings import ExperimentSettings
 
@@ -185,6 +186,30 @@ _OPERATING: Final = (
     _get("/admin/drain", "Whether new calls are taken, and how many are under way", shown.DrainState, "Operating"),
     _change("POST", "/admin/drain", "Finish the calls under way and take no new ones", shown.DrainState, "Operating"),
     _change("DELETE", "/admin/drain", "Take calls again", shown.DrainState, "Operating"),
+    _get("/admin/faults", "The faults on purpose that stand", shown.FaultList, "Operating", 409),
+    _change(
+        "POST",
+        "/admin/faults",
+        "A fault begins, on purpose",
+        shown.FaultState,
+        "Operating",
+        404,
+        409,
+        422,
+        status=201,
+        body=FaultRule,
+    ),
+    _change(
+        "DELETE",
+        "/admin/faults",
+        "Faults end",
+        shown.FaultsEnded,
+        "Operating",
+        400,
+        404,
+        409,
+        parameters=(parameter("id", "Only this one; without it all."),),
+    ),
     _change("POST", "/admin/reload", "Read the configuration again", shown.Reloaded, "Operating", 422),
     Operation(
         "GET",

@@ -21,6 +21,9 @@ __all__ = [
     "EventPage",
     "ExperimentState",
     "Experiments",
+    "FaultList",
+    "FaultState",
+    "FaultsEnded",
     "PoolState",
     "Pools",
 ]
@@ -154,6 +157,35 @@ class DrainState(Told):
     draining: bool
     since: float | None
     under_way: int
+
+
+class FaultState(Told):
+    """A fault on purpose: its rule, since when, until when, by whom, and how often it has happened."""
+
+    id: str
+    kind: str
+    model: str | None
+    endpoint: str | None
+    share: float
+    latency_s: float | None
+    status: int | None
+    for_s: float | None
+    since: float
+    ends_at: float | None
+    by: str | None
+    injected: int
+
+
+class FaultList(Told):
+    """The faults that stand."""
+
+    faults: list[FaultState]
+
+
+class FaultsEnded(Told):
+    """Those that have ended."""
+
+    ended: list[FaultState]
 
 
 class Reloaded(Told):

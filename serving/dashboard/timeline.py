@@ -30,6 +30,7 @@ _ACTIONS: Final = {
     "models": "model",
     "cache": "cache",
     "drain": "drain",
+    "faults": "fault",
     "configuration": "configuration",
 }  # subjects whose change says it all
 _LIMITS: Final = {

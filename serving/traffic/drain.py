@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 
 from serving.errors import ServiceError
 
-__all__ = ["SUBJECT", "Drain", "Draining"]
+__all__ = ["SUBJECT", "Changes", "Drain", "Draining"]
 
 SUBJECT: Final = "drain"
 

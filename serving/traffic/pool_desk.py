@@ -22,7 +22,7 @@ from serving.traffic.rules import named_models
 from serving.traffic.settings import ExperimentSettings, Learning, Weights
 from serving.traffic.state import PoolTraffic, Traffic
 
-__all__ = ["ModelPatch", "PoolDesk", "PoolPatch"]
+__all__ = ["ModelPatch", "PoolDesk", "PoolPatch", "checked"]
 
 _S = TypeVar("_S", bound=Section)
 _FEWEST_FOR_A_CANARY = 2
@@ -73,7 +73,7 @@ class PoolDesk:
 
     async def patch(self, name: str, body: Mapping[str, Any], by: str | None, now: float) -> dict[str, Any]:
         """Change what the body names of a pool; durable on return. Raises UnknownModel, InvalidFields."""
-        traffic, patch = self._of(name), _checked(PoolPatch, body)
+        traffic, patch = self._of(name), checked(PoolPatch, body)
         self._check_members(name, body)
         named: dict[str, Any] = {what: getattr(patch, what) for what in patch.model_fields_set}
         if "disabled" in named:
@@ -89,14 +89,14 @@ class PoolDesk:
         """Disable a model everywhere, or let it serve again; durable on return. Raises UnknownModel, InvalidFields."""
         if name not in self._learner.roster.names:
             raise UnknownModel(name, self._learner.roster.names)
-        disabled = _checked(ModelPatch, body).disabled
+        disabled = checked(ModelPatch, body).disabled
         if disabled != (name in self._traffic.disabled):
             await self._change([self._traffic.row(name, disabled=disabled, by=by, ts=now)])
         return {"name": name, "disabled": disabled, "pools": [p.name for p in self._members(name)]}
 
     async def start_experiment(self, name: str, body: Mapping[str, Any], by: str | None, now: float) -> dict[str, Any]:
         """Begin an experiment in a pool; durable on return. Raises UnknownModel, InvalidFields, Conflict."""
-        traffic, experiment = self._of(name), _checked(ExperimentSettings, body)
+        traffic, experiment = self._of(name), checked(ExperimentSettings, body)
         self._check_members(name, {"experiments": [body]}, prefix="experiments[0].")
         if experiment.name in traffic.experiments:
             running = list(traffic.experiments)
@@ -137,7 +137,7 @@ class PoolDesk:
 
     async def start_canary(self, name: str, body: Mapping[str, Any], by: str | None, now: float) -> dict[str, Any]:
         """Put a model of the pool on trial; durable on return. Raises UnknownModel, InvalidFields, Conflict."""
-        canary, settings = self._of(name).canary, _checked(CanarySettings, body)
+        canary, settings = self._of(name).canary, checked(CanarySettings, body)
         if canary.running:
             raise Conflict(f"pool {name!r} has a canary already; abort it first", canary.status(), "canary_running")
         members = self._learner.pools[name].names
@@ -208,7 +208,8 @@ class PoolDesk:
         return shown | {"spent_usd": traffic.shadow_spent_usd}
 
 
-def _checked(section: type[_S], body: Mapping[str, Any]) -> _S:
+def checked(section: type[_S], body: Mapping[str, Any]) -> _S:
+    """The body as a section; raises InvalidFields with all that is wrong."""
     try:
         return section.model_validate(body)
     except ValidationError as error:

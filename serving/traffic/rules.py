@@ -10,7 +10,7 @@ from typing import Any
 
 from serving.config_file import Loc
 
-__all__ = ["named_models", "shadow_model"]
+__all__ = ["fault_models", "named_models", "shadow_model"]
 
 
 def named_models(pool: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
@@ -36,6 +36,16 @@ def shadow_model(pool: Mapping[str, Any]) -> tuple[Loc, str] | None:
     shadow = pool.get("shadow")
     name = shadow.get("model") if isinstance(shadow, Mapping) else None
     return (("shadow", "model"), name) if isinstance(name, str) and name else None
+
+
+def fault_models(data: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
+    """The models that the configuration's `faults` name, with their places."""
+    faults = data.get("faults")
+    rules = faults.get("inject") if isinstance(faults, Mapping) else None
+    for i, rule in enumerate(rules if isinstance(rules, list | tuple) else ()):
+        name = rule.get("model") if isinstance(rule, Mapping) else None
+        if isinstance(name, str) and name:
+            yield ("faults", "inject", i, "model"), name
 
 
 def _weighed(weights: Any, at: Loc) -> Iterator[tuple[Loc, str]]:

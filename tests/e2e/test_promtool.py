@@ -24,6 +24,7 @@ ONLY_WHEN_IT_HAPPENS = {  # a service that nothing went wrong in has no sample o
     "pointsman_benchmark_results_total",
     "pointsman_benchmark_runs_total",
     "pointsman_gate_shed_total",
+    "pointsman_faults_injected_total",
     "pointsman_batching_spared_calls_total",
     "pointsman_trace_spans_total",
     "pointsman_reloads_total",

@@ -45,6 +45,7 @@ GET_ROUTES = {  # how a route's own parts are filled in; a route that is not her
     "/admin/events": "?limit=500",
     "/admin/snapshot": "",
     "/admin/drain": "",
+    "/admin/faults": "",
     "/admin/live": "",
     "/admin/decisions": "",
     "/admin/decisions/{id:.+}": "/admin/decisions/",
@@ -88,6 +89,7 @@ def config(serve_in_thread):
                 "jwt": {"algorithms": ["HS256"], "secret": SECRETS["jwt-shared-secret-of-the-tests"]},
             },
             "log": {"flush_interval_s": 0.1},
+            "faults": {"enabled": True},
             "failures": {"retries": {"max_attempts": 2, "backoff_s": 0}},
             "budgets": [
                 {

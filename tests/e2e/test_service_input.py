@@ -190,6 +190,18 @@ async def test_a_body_whose_chunks_are_broken(service):
     assert service.events() == before
 
 
+async def test_the_body_of_a_connect_is_no_second_request(service):
+    """It is refused with the last answer of its connection: a proxy may take for its body what our parser does not."""
+    before = service.events()
+    body = orjson.dumps(CHAT)
+    hidden = b"POST /v1/route HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    head = b"CONNECT 127.0.0.1:1 HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(hidden)
+    answer = await _raw(service, head + hidden)
+    assert answer.startswith(b"HTTP/1.1 404")
+    assert answer.count(b"HTTP/1.1") == 1
+    assert service.events() == before
+
+
 async def _raw(service, *pieces):
     """What comes back for bytes sent piece by piece, up to the end of the first answer's body."""
     host, _, port = service.url.removeprefix("http://").partition(":")
