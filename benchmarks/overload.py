@@ -23,12 +23,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import yaml
 
 from benchmarks.gateway import config
 from benchmarks.open_loop import quantiles_ms
-from benchmarks.processes import Server, host_facts, started
+from benchmarks.processes import Others, Server, host_facts, started
 
 _KEYS = {"paid": "key-of-a-paid-caller", "free": "key-of-a-free-caller"}
 _START_S = 1.5  # for the processes to be ready
@@ -91,32 +90,6 @@ def offered(server: Server, rates: dict[str, float], seconds: float, seed: int) 
     for tier in found.values():
         del tier["added_each_ms"], tier["onset"]["added_each_ms"]
     return result | found
-
-
-class Others:
-    """What the rest of the machine did meanwhile, in cores: all that was busy but for this process and its children."""
-
-    def __init__(self) -> None:
-        self._began, self._busy_s, self._own_s = time.perf_counter(), _busy_s(), _own_s()
-
-    def cores(self) -> float:
-        """On average, since this was made."""
-        used_s = (_busy_s() - self._busy_s) - (_own_s() - self._own_s)
-        return round(max(0.0, used_s) / (time.perf_counter() - self._began), 2)
-
-
-def _busy_s() -> float:
-    times = psutil.cpu_times()
-    return float(sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0))
-
-
-def _own_s() -> float:
-    own = psutil.Process()
-    spent = sum(own.cpu_times()[:4])  # with children that have ended
-    for child in own.children():
-        with contextlib.suppress(psutil.Error):
-            spent += sum(child.cpu_times()[:2])
-    return float(spent)
 
 
 def fixed_loop_ms() -> float:

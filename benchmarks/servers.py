@@ -34,14 +34,21 @@ async def answer(request: web.Request) -> web.Response:
 
 
 def passthrough(target: str) -> web.Application:
-    """What the least a proxy can do costs: read, send on, send back."""
+    """What the least a proxy can do costs: read, send on, send back, a stream as it comes."""
     app = web.Application()
     session: list[aiohttp.ClientSession] = []
 
-    async def forward(request: web.Request) -> web.Response:
+    async def forward(request: web.Request) -> web.StreamResponse:
         body = await request.read()
         async with session[0].post(target + request.path, data=body, headers={"Content-Type": "application/json"}) as r:
-            return web.Response(body=await r.read(), status=r.status, content_type="application/json")
+            if r.content_type != "text/event-stream":
+                return web.Response(body=await r.read(), status=r.status, content_type="application/json")
+            streamed = web.StreamResponse(status=r.status, headers={"Content-Type": "text/event-stream"})
+            await streamed.prepare(request)
+            async for data in r.content.iter_any():
+                await streamed.write(data)
+            await streamed.write_eof()
+            return streamed
 
     async def client(_: web.Application) -> None:
         session.append(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))

@@ -21,7 +21,7 @@ from typing import Any
 import aiohttp
 import yaml
 
-from benchmarks.gateway import config, measure
+from benchmarks.gateway import Target, config, measure
 from benchmarks.processes import Server, host_facts, started
 
 __all__ = ["main"]
@@ -64,12 +64,18 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         if options.before is not None:
             servers["before"] = serve("before", {}, checkout=options.before)
         for server in servers.values():
-            measure(server, "auto", options.calls, options.concurrency, reward=True)  # warm up, and learn
+            learned = Target(server.url, "auto", reward=True)
+            measure(server, learned, calls=options.calls, concurrency=options.concurrency)  # warm up, and learn
         rounds: list[dict[str, float]] = []
         for number in range(options.rounds):
             order = list(servers)[number % len(servers) :] + list(servers)[: number % len(servers)]
             measured = {
-                name: measure(servers[name], "auto", options.calls, options.concurrency)["cpu_us_per_call"]
+                name: measure(
+                    servers[name],
+                    Target(servers[name].url, "auto"),
+                    calls=options.calls,
+                    concurrency=options.concurrency,
+                )["cpu_us_per_call"]
                 for name in order
             }
             rounds.append(measured)
