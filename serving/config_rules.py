@@ -280,12 +280,26 @@ def doubts(settings: Settings) -> Iterator[Problem]:
     """Warnings: what the service accepts, and its operator should know."""
     yield from _tier_doubts(settings)
     yield from _budget_doubts(settings)
+    yield from _retention_doubts(settings)
     for i, pool in enumerate(settings.pools):
         yield from _pool_doubts(("pools", i), pool, settings)
     for i, entry in enumerate(settings.benchmarks):
         if not entry.suite.exists():
             hint = f"the service looks for it from {Path.cwd()}; runs fail until it is there"
             yield Problem(dotted(("benchmarks", i, "suite")), f"there is no {str(entry.suite)!r}", hint)
+
+
+def _retention_doubts(settings: Settings) -> Iterator[Problem]:
+    days = settings.log.retention_days
+    if days is None:
+        return
+    if days * 86_400 < settings.server.feedback_horizon_s:
+        message = "is shorter than server.feedback_horizon_s: feedback may come when its decision has left the log"
+        yield Problem("log.retention_days", message)
+    for entry in settings.benchmarks:
+        if days * 24 <= entry.every_hours:
+            message = f"forgets that suite {entry.name!r} was run before it is due again: it will be run more often"
+            yield Problem("log.retention_days", message, f"keep rows for more than {entry.every_hours / 24:g} days")
 
 
 def _tier_doubts(settings: Settings) -> Iterator[Problem]:
