@@ -121,6 +121,18 @@ class AnalyticalLog:
         job.add_done_callback(self._read_done)
         return await asyncio.shield(job)
 
+    async def change(self, work: Callable[[duckdb.DuckDBPyConnection], _T]) -> _T:
+        """What `work` makes of the file, attached as `log`, in one transaction; on the worker thread.
+
+        A caller who is cancelled waits for it all the same. Raises LogUnavailable, and then nothing was changed.
+        """
+        job = asyncio.get_running_loop().run_in_executor(self._executor, self._change, work)
+        try:
+            return await asyncio.shield(job)
+        except asyncio.CancelledError:
+            await asyncio.wait([job])
+            raise
+
     def _read_done(self, job: asyncio.Future[Any]) -> None:
         self._reads.discard(job)
         if not job.cancelled():
@@ -173,6 +185,18 @@ class AnalyticalLog:
         except (duckdb.Error, OSError) as error:
             raise LogUnavailable(_why_unreadable(error, timeout_s)) from None
 
+    def _change(self, work: Callable[[duckdb.DuckDBPyConnection], _T]) -> _T:
+        try:
+            with self._attached() as log:
+                self._position = self._prepare(log)
+                log.begin()
+                found = work(log)
+                log.commit()
+                return found
+        except (duckdb.Error, OSError, StoreError, LogUnusable) as error:
+            self._note(error)
+            raise LogUnavailable(f"the log cannot be changed: {error}") from None
+
     def _note(self, error: Exception) -> None:
         text = str(error)
         if any(sign in text for sign in _IN_USE):
@@ -180,7 +204,7 @@ class AnalyticalLog:
             return
         self.failed_flushes += 1
         if text != self.last_error:  # say it once, not every interval
-            _logger.error("copying to %s failed, %d events wait: %s", self._path, self.lag_events, text)
+            _logger.error("writing %s failed, %d events wait: %s", self._path, self.lag_events, text)
         self.last_error = text
 
     @contextmanager

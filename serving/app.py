@@ -62,6 +62,7 @@ from serving.interpreter import few_collections, loop_before_threads
 from serving.learner import Learner
 from serving.lifecycle import Life
 from serving.log_export import LogExport
+from serving.log_retention import LogRetention
 from serving.matrix import Matrix
 from serving.metrics import Metrics
 from serving.operator_desk import OperatorDesk
@@ -114,6 +115,7 @@ async def run(settings: Settings, source: ConfigSource, digest: str, echo: Calla
         _beside(stack, lasting.log.run(settings.log.flush_interval_s))
         await service.tick()
         _beside(stack, service.keep_house())
+        _beside(stack, lasting.retention.run())
         _beside(stack, lasting.feed.run())
         around = await _around(settings, lasting.metrics, stack)
         routes, close_feeds = handlers.routes(), lasting.feed.close
@@ -250,6 +252,8 @@ async def _lasting(settings: Settings, mind: Mind, life: Life, stack: contextlib
     replayed = learner.recover()
     _log.info("replayed %d events in %.2f s", replayed, time.perf_counter() - started)
     stack.push_async_callback(_last_snapshot, learner, store)
+    retention = LogRetention(log, learner)
+    retention.configure(settings.log.retention_days, server.feedback_horizon_s)
     session = await stack.enter_async_context(aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()))
     webhooks = Webhooks(session, settings.metering)  # no connection is made before a budget tells something
     _beside(stack, webhooks.run())
@@ -261,6 +265,7 @@ async def _lasting(settings: Settings, mind: Mind, life: Life, stack: contextlib
         metrics=metrics,
         store=store,
         log=log,
+        retention=retention,
         learner=learner,
         live=live,
         feed=Feed(settings.dashboard.max_listeners, metrics.unexpected.inc),

@@ -111,7 +111,8 @@ def _service_rows(settings: Settings) -> Iterator[Row]:
     yield "log lines", f"{lines.format}, from {lines.level} on" + (", every request" if lines.access else "")
     if tracing is not None:
         yield "traces", f"to {urlsplit(tracing.endpoint).hostname}, {tracing.sample_ratio:.4g} of the calls"
-    yield "log", f"every {log.flush_interval_s:g} s, up to {log.batch_rows:,} rows"
+    kept = "for ever" if log.retention_days is None else f"for {_duration(log.retention_days * 86_400)}"
+    yield "log", f"every {log.flush_interval_s:g} s, up to {log.batch_rows:,} rows, kept {kept}"
 
 
 def _tokens(jwt: JwtSettings) -> str:

@@ -289,6 +289,7 @@ def doubts(settings: Settings) -> Iterator[Problem]:
     if settings.faults.enabled:
         hint = "leave it on for game days alone"
         yield Problem("faults.enabled", "whoever has the admin key may break calls on purpose", hint)
+    yield from _retention_doubts(settings)
     for i, pool in enumerate(settings.pools):
         yield from _pool_doubts(("pools", i), pool, settings)
     for i, entry in enumerate(settings.benchmarks):
@@ -302,6 +303,17 @@ def _reach_doubts(settings: Settings) -> Iterator[Problem]:
         if any(gives_credentials(urlsplit(place.url).hostname or "") for place in model.places):
             message = "is where clouds give a machine its credentials: whoever may call could read them"
             yield Problem(dotted(("models", i, "endpoint")), message, "name the endpoint that is meant")
+def _retention_doubts(settings: Settings) -> Iterator[Problem]:
+    days = settings.log.retention_days
+    if days is None:
+        return
+    if days * 86_400 < settings.server.feedback_horizon_s:
+        message = "is shorter than server.feedback_horizon_s: feedback may come when its decision has left the log"
+        yield Problem("log.retention_days", message)
+    for entry in settings.benchmarks:
+        if days * 24 <= entry.every_hours:
+            message = f"forgets that suite {entry.name!r} was run before it is due again: it will be run more often"
+            yield Problem("log.retention_days", message, f"keep rows for more than {entry.every_hours / 24:g} days")
 
 
 def _tier_doubts(settings: Settings) -> Iterator[Problem]:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from serving.learner import Learner
     from serving.lifecycle import Life
     from serving.log_export import LogExport
+    from serving.log_retention import LogRetention
     from serving.matrix import Matrix
     from serving.metrics import Metrics
     from serving.parts import Parts
@@ -71,6 +72,7 @@ class Lasting:
     metrics: Metrics
     store: SqliteStore
     log: AnalyticalLog
+    retention: LogRetention
     learner: Learner
     live: Live
     feed: Feed
@@ -103,6 +105,7 @@ class Lasting:
         if settings.faults != before.faults:
             self.faults.configure(settings.faults, time.time())
         self.desk.configure(quality_metrics(settings), settings.server.feedback_horizon_s)
+        self.retention.configure(settings.log.retention_days, settings.server.feedback_horizon_s)
         self.webhooks.settings, self.life.server = settings.metering, settings.server
 
     def show(self, generation: Generation) -> None:
@@ -115,6 +118,7 @@ class Lasting:
             generation.traffic, self.ledger, generation.upstreams, store=self.store, store_limit=limit, log=self.log
         )
         self.faults.upstreams = generation.upstreams
+        state.retention = self.retention
         state.gate, state.shadows, state.caching = self.gate, generation.shadows, generation.caching
 
 

@@ -24,6 +24,7 @@ __all__ = ["housekeeping"]
 _log = logging.getLogger("pointsman")
 _EVERY_S = 5.0
 _PRUNE_BATCH = 1_000
+_SNAPSHOT_EVERY_S = 3_600.0  # where little happens: events younger than a horizon at the snapshot stay till the next
 
 
 async def housekeeping(
@@ -34,6 +35,7 @@ async def housekeeping(
     traffic: Callable[[], Traffic],
 ) -> None:
     """Until cancelled; `missing` and `traffic` tell those of now, as a reload makes others."""
+    begun_at = time.time()
     while True:
         await asyncio.sleep(_EVERY_S)
         up_to_seq = min(learner.snapshot_position, log.position)
@@ -43,6 +45,8 @@ async def housekeeping(
             await missing().run(time.time())
             if rows := traffic().tick(time.time()):
                 await learner.change(rows)
+            if time.time() > max(begun_at, learner.snapshot_ts) + _SNAPSHOT_EVERY_S:
+                await learner.snapshot()
             while await store.prune(before_ts, up_to_seq, _PRUNE_BATCH) == _PRUNE_BATCH:  # noqa: ASYNC110 - it waits
                 await asyncio.sleep(0)
         except StoreError as error:  # there is nothing more to keep tidy

@@ -33,6 +33,7 @@ __all__ = [
     "decision_event",
     "feedback_event",
     "filter_event",
+    "first_id_at",
     "labels_from",
     "made_at_s",
     "model_event",
@@ -145,13 +146,18 @@ class DecisionIds:
         if not self._digits:
             self._digits = secrets.token_hex(1_000)
         digits, self._digits = self._digits[:20], self._digits[20:]
-        return f"{_PREFIX}{int(ts * 1000):012x}{digits}"
+        return first_id_at(ts) + digits
 
 
 def made_at_s(decision_id: str) -> float | None:
     """When an id of ours was made, in unix seconds; None for one that is not of our form."""
     found = _ID.fullmatch(decision_id)  # not int(): that takes signs, underscores and other scripts' digits
     return None if found is None else int(found[1], 16) / 1000
+
+
+def first_id_at(ts: float) -> str:
+    """No id made at unix time `ts` or later sorts before it, and every earlier one does; by milliseconds."""
+    return f"{_PREFIX}{int(ts * 1000):012x}"
 
 
 def decision_event(decision: Decision, labels: Labels) -> Event:

@@ -195,6 +195,9 @@ class LogSettings(Section):
     batch_rows: Count = Field(
         default=50_000, ge=1, le=10_000_000, description="Most rows written to the analytical log in one batch."
     )
+    retention_days: Number | None = Field(
+        default=None, gt=0, le=36_600, description="Days that rows stay in the analytical log; none: for ever."
+    )
 
 
 class Settings(Section):

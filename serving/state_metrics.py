@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bandit.pool import Pool
     from serving.access.ledger import Ledger
     from serving.analytics import AnalyticalLog
+    from serving.log_retention import LogRetention
     from serving.store import Store
     from serving.traffic.caching import Caching
     from serving.traffic.gate import Gate
@@ -58,6 +59,7 @@ class StateMetrics(Collector):
     store: Store | _Writing | None = None
     store_limit: int = 0
     log: AnalyticalLog | None = None
+    retention: LogRetention | None = None
     wall: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
 
@@ -175,7 +177,12 @@ class StateMetrics(Collector):
             trouble.add_metric(("failed",), self.log.failed_flushes)
             trouble.add_metric(("in_use",), self.log.busy_flushes)
             trouble.add_metric(("rejected",), self.log.rejected_events)
-        yield from (healthy, pending, limit, lag, trouble)
+        removed = CounterMetricFamily(
+            "pointsman_log_removed_rows", "Rows that left the analytical log, being too old.", labels=("table",)
+        )
+        for table, count in ({} if self.retention is None else self.retention.removed_rows).items():
+            removed.add_metric((table,), count)
+        yield from (healthy, pending, limit, lag, trouble, removed)
 
 
 def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:

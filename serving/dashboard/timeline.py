@@ -32,6 +32,7 @@ _ACTIONS: Final = {
     "drain": "drain",
     "faults": "fault",
     "configuration": "configuration",
+    "log": "log",
 }  # subjects whose change says it all
 _LIMITS: Final = {
     "p95_latency_s": "p95 latency",
@@ -51,7 +52,8 @@ class TimeLine:
     def witness(self, event: Event) -> None:
         """Note an event of the log that is of no decision."""
         row = orjson.loads(event.payload)
-        if row.get("subject") != "models":  # what became of pools stands there already
+        # What became of pools stands there already; what left the log may be told every hour.
+        if row.get("subject") not in ("models", "log"):
             self._add(told(row))
 
     def since(self, count: int) -> list[dict[str, Any]]:
@@ -148,7 +150,9 @@ def _change(row: Mapping[str, Any]) -> dict[str, Any]:
         name = row["after"]["budget"]
         return _entry(row, "budget", f"budget {what}", f"{name}: {row.get('reason') or ''}")
     if subject in _ACTIONS:
-        detail = ", ".join((row.get("after") or {}).get("changed", ())) if subject == "configuration" else ""
+        after = row.get("after") or {}
+        detail = ", ".join(after.get("changed", ())) if subject == "configuration" else ""
+        detail = _short(after) if subject == "log" else detail
         return _entry(row, "change", f"{_ACTIONS[subject]} {what.replace('_', ' ')}", detail)
     titles = {"model_disabled": "switched off" if row.get("after") else "switched on", "limit": "budget changed"}
     detail = "" if what == "model_disabled" else f"{_short(row.get('before'))} → {_short(row.get('after'))}"

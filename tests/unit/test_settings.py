@@ -86,7 +86,7 @@ def test_the_smallest_configuration_has_the_documented_defaults() -> None:
     assert settings.auth is None
     assert (store.synchronous, store.queue_limit) == ("full", 10_000)
     assert (store.snapshot_every_events, store.cache_decisions) == (20_000, 2_000)
-    assert (log.flush_interval_s, log.batch_rows) == (10.0, 50_000)
+    assert (log.flush_interval_s, log.batch_rows, log.retention_days) == (10.0, 50_000, None)
     model = settings.model("one")
     assert (model.upstream_model, model.api_key, model.price, model.headers) == ("one", None, None, {})
     assert (model.timeout_s, model.max_connections) == (60.0, 100)
@@ -247,6 +247,19 @@ def test_an_accuracy_limit_that_nothing_can_test_is_a_warning() -> None:
     assert "nothing can test" in found["pools[0].constraints.min_accuracy"]
     for evidence in ("feedback", "both"):
         assert warned(with_pool(constraints={"min_accuracy": 0.8, "accuracy_evidence": evidence})) == {}
+
+
+def test_a_log_that_forgets_before_it_may_is_a_warning(tmp_path: Path) -> None:
+    """Sooner than feedback may come, or than a suite is due again."""
+    (suite := tmp_path / "s.jsonl").touch()
+    weekly = {"benchmarks": [{"suite": str(suite), "every_hours": 168}], "auth": {"admin_key": "abcdefgh"}}
+    for days, words in ((7, ["more often"]), (6.9, ["more often"]), (7.1, []), (None, [])):
+        data = with_pool() | weekly | {"log": {"retention_days": days}, "server": {"feedback_horizon_s": 86_400}}
+        assert [word for word in words if word not in warned(data).get("log.retention_days", "")] == []
+        assert bool(words) == ("log.retention_days" in warned(data))
+    found = warned(with_pool() | {"log": {"retention_days": 6.9}})
+    assert "feedback may come" in found["log.retention_days"]
+    assert warned(with_pool() | {"log": {"retention_days": 7}}) == {}
 
 
 def test_quality_alone_and_a_single_model_are_warnings() -> None:

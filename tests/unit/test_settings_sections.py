@@ -116,6 +116,7 @@ STORE_AND_LOG = [
     ("log.flush_interval_s", 0, "log.flush_interval_s", "at least 0.05", None),
     ("log.flush_interval_s", None, "log.flush_interval_s", "must be a number, not nothing", None),
     ("log.batch_rows", 0, "log.batch_rows", "at least 1", None),
+    ("log.retention_days", 0, "log.retention_days", "above 0", None),
     ("log.flush_s", 2, "log.flush_s", "unknown key", "did you mean flush_interval_s?"),
 ]
 MODELS = [
