@@ -30,16 +30,21 @@ imports: $(VENV)/dev
 screenshots: $(VENV)/dev              ## pictures of the dashboard in screenshots/, by Debian's chromium
 	$(BIN)/python -m benchmarks.screenshots $(ARGS)
 
-constraints.txt: ;
+# What an installation is made of, the compiled modules too: whoever edits one of these gets it anew.
+PARTS := pyproject.toml constraints.txt setup.py $(wildcard bandit/*.pyx bandit/*.pxd)
 
-$(VENV)/core: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+$(PARTS): ;
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/core: $(PARTS) | $(BIN)/python
 	$(PIP) -e .
 	touch $@
 
-$(VENV)/dev: $(VENV)/core
+$(VENV)/dev: $(PARTS) | $(BIN)/python
 	$(PIP) -e '.[dev]'
-	touch $@
+	touch $(VENV)/core $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build *.egg-info bandit/*.c bandit/*.so .mypy_cache .ruff_cache .hypothesis

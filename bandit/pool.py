@@ -95,12 +95,13 @@ class Pool(Members):
 
     def utilities(self, context: Context) -> Utilities:
         """Beliefs about every arm's reward for this request, shape (n_arms,); the pacer is not in them."""
-        return self._predict(context)[0]
+        heads = self.heads.predict(context.x.astype(np.float64), self.step)
+        return self._scorer.utilities(heads, context.input_tokens, self.heads.counts(QUALITY, self.step))
 
     def upper_bounds(self, context: Context) -> tuple[FloatArray, FloatArray]:
         """What 95 of 100 requests like this stay below, by arm: (cost in USD, NaN where unknown; latency in s)."""
-        utilities, log_sd = self._predict(context)
-        return self.bounds.of(utilities.cost_usd, utilities.latency_s, log_sd)
+        utilities = self.utilities(context)
+        return self.bounds.of(utilities.cost_usd, utilities.latency_s, utilities.log_sd)
 
     def decide(
         self,
@@ -120,8 +121,8 @@ class Pool(Members):
         the request's own limits.
         """
         context = self.features.extract(prompt) if isinstance(prompt, Prompt) else prompt
-        utilities, log_sd = self._predict(context)
-        to = self._distribution(rng, utilities, log_sd, limits, steer)
+        utilities = self.utilities(context)
+        to = self._distribution(rng, utilities, limits, steer)
         p = to.p
         cumulated = p.cumsum()
         chosen = int(cumulated.searchsorted(rng.random() * cumulated[-1], side="right"))
@@ -258,7 +259,7 @@ class Pool(Members):
         return [*self.standing.drifted(arm, which, f"drift in {head}", worse=worse)]
 
     def _distribution(
-        self, rng: np.random.Generator, utilities: Utilities, log_sd: FloatArray, limits: RequestLimits, steer: Steer
+        self, rng: np.random.Generator, utilities: Utilities, limits: RequestLimits, steer: Steer
     ) -> _Distribution:
         """What the arm is drawn from: the policy's choice or what is fixed above it, with every mixture in it."""
         compliance, open_to = self.filters.compliance(), steer.open
@@ -271,7 +272,7 @@ class Pool(Members):
             parts = tuple(part for part in steer.mixed if able[part[0]])
             p = np.zeros(len(self.arms)) if parts else self._all_filtered(rng, open_to)
             return _Distribution(mixed(p, parts, able), able, infeasible=not parts)
-        allowed, infeasible = self._allowed(feasible, limits, utilities, log_sd)
+        allowed, infeasible = self._allowed(feasible, limits, utilities)
         if open_to is not None:
             allowed = open_to if allowed is None else allowed & open_to
         usable = feasible if allowed is None else feasible & allowed
@@ -312,14 +313,8 @@ class Pool(Members):
             floor_weights=1.0 / np.maximum(relative, 1.0),
         )
 
-    def _predict(self, context: Context) -> tuple[Utilities, FloatArray]:
-        """Utilities, and the predictive standard deviations of log cost and log latency, shape (2, n_arms)."""
-        heads = self.heads.predict(context.x.astype(np.float64), self.step)
-        utilities = self._scorer.utilities(heads, context.input_tokens, self.heads.counts(QUALITY, self.step))
-        return utilities, np.sqrt(heads[1][1:] + heads[2][1:]) * self._scorer.varies
-
     def _allowed(
-        self, feasible: BoolArray, limits: RequestLimits, utilities: Utilities, log_sd: FloatArray
+        self, feasible: BoolArray, limits: RequestLimits, utilities: Utilities
     ) -> tuple[BoolArray | None, bool]:
         """Which arms keep the request's own limits and the budget; whether no feasible one keeps its limits.
 
@@ -329,13 +324,13 @@ class Pool(Members):
             return None, False
         allowed, infeasible = np.ones_like(feasible), False
         if limits.set:
-            over = limits.excess(*self.bounds.of(utilities.cost_usd, utilities.latency_s, log_sd))
+            over = limits.excess(*self.bounds.of(utilities.cost_usd, utilities.latency_s, utilities.log_sd))
             allowed = within_limits(feasible, over)
             infeasible = bool(over[allowed].max() > 0.0)
             if infeasible and self.constraints.on_infeasible == "fail":
                 raise NoFeasibleArm(dict(zip(self.names, over.tolist(), strict=True)))
         if self.pacer is not None:
-            worst_usd = self.bounds.worst_cost(utilities.cost_usd, log_sd)
+            worst_usd = self.bounds.worst_cost(utilities.cost_usd, utilities.log_sd)
             allowed = within_budget(
                 feasible, allowed, self.pacer, self.step, worst_usd=worst_usd, expected_usd=utilities.cost_usd
             )

@@ -11,9 +11,9 @@ from math import exp, log, sqrt
 from typing import Literal
 
 import numpy as np
-from scipy.linalg.blas import dger
 from scipy.linalg.lapack import dpotrf, dtrtri
 
+from bandit._regression import Regressions
 from bandit.errors import InvalidInput, SnapshotMismatch
 from bandit.hierarchy import shared_slopes
 from bandit.priors import HeadPrior
@@ -100,6 +100,7 @@ class Heads:
         self.resets: dict[tuple[int, int], list[int]] = {}
         self.uses_slopes = np.full(n_heads, slopes == "always")
         self._intercept_moment = self.moment[:, :, 0]  # a view
+        self._pooled_floor = np.empty((n_heads, 1))
         self.shared = np.zeros((n_heads, dimension))  # slopes that all arms share; entry 0 stays 0
         self._inverse = np.empty((*shape, dimension, dimension))
         # Per arm, as of its last rebuild: moment; then square, weight of its observations, log det A/Λ₀, residual
@@ -113,17 +114,14 @@ class Heads:
         self._stale = np.zeros(shape, dtype=np.int64)  # observations since the last rebuild
         self._allowed = np.zeros(shape, dtype=np.int64)  # … and how many of them make a rebuild due
         self._rebuilt_at = np.zeros(shape, dtype=np.int64)
+        self._arithmetic = Regressions(self)  # on these very arrays, which are written to and never replaced
         self.settle(0)
 
     def observe(self, arm: int, x: FloatArray, values: Mapping[int, float], *, made_at: int, now: int) -> None:
         """Learn that a decision made at step `made_at` for `arm` in context x yielded `values` (by head); O(d²)."""
         for head, y in values.items():
             weight = self._weight_of(head, arm, made_at)
-            y -= self._center[head, 0]  # noqa: PLW2901
-            dger(weight, x, x, a=self.gram[head, arm].T, overwrite_a=1)  # in place: its transpose is Fortran's order
-            self.moment[head, arm] += (weight * y) * x
-            self.square[head, arm] += weight * y * y
-            self.weight[head, arm] += weight
+            self._arithmetic.add(head, arm, x, weight, y)
             self._stale[head, arm] += 1
             if self._stale[head, arm] > self._allowed[head, arm]:
                 self._rebuild(head, arm, now)
@@ -193,34 +191,16 @@ class Heads:
             self.square[head, arm] += weight * square
             self.weight[head, arm] += weight * samples
             self._rebuild(head, arm, now)
-        self._look_at_noise(now)
+        self._arithmetic.look_at_noise(self._decay(now))
 
     def predict(self, x: FloatArray, now: int) -> tuple[FloatArray, FloatArray, FloatArray]:
         """(mean, variance of that mean, noise variance) at x, each of shape (n_heads, n_arms)."""
-        if self.uses_slopes.all():
-            noise = self._noise[1].copy()
-            spread = (self._inverse.reshape(-1, self.dimension) @ x).reshape(self._theta.shape) @ x
-            return self._center + self._theta @ x, noise * np.maximum(spread, 1e-12), noise
-        decay = self._decay(now)
-        precision = self._intercept_precision + decay * self.weight
-        mean = self._center + decay * self._intercept_moment / precision
-        noise = self._noise[0].copy()
-        variance = noise / precision
-        if self.uses_slopes.any():
-            for head in np.flatnonzero(self.uses_slopes):
-                projected = (self._inverse[head].reshape(-1, self.dimension) @ x).reshape(self.n_arms, -1)
-                mean[head] = self._center[head, 0] + self._theta[head] @ x
-                noise[head] = self._noise[1, head]
-                variance[head] = noise[head] * np.maximum(projected @ x, 1e-12)
+        mean, variance, noise = self._arithmetic.predict(x, self._decay(now))
         return mean, variance, noise
 
     def expect(self, head: int, arm: int, x: FloatArray, now: int) -> float:
         """Posterior mean of one head of one arm at x."""
-        if self.uses_slopes[head]:
-            return float(self._center[head, 0] + self._theta[head, arm] @ x)
-        decay = self._decay(now)
-        precision = self._intercept_precision[head, 0] + decay * self.weight[head, arm]
-        return float(self._center[head, 0] + decay * self._intercept_moment[head, arm] / precision)
+        return self._arithmetic.expect(head, arm, x, self._decay(now))
 
     def averages(self, head: int, now: int) -> FloatArray:
         """Posterior mean of the intercept-only model per arm: the average over the contexts it met, shape (n_arms,)."""
@@ -244,7 +224,7 @@ class Heads:
                 np.multiply(array, decay, out=array)
             self.origin = now
         if now % _NOISE_EVERY == 0:
-            self._look_at_noise(now)
+            self._arithmetic.look_at_noise(self._decay(now))
         if self.slopes != "never":
             head, arm = divmod(now % self.weight.size, self.n_arms)
             aged = self._log_gamma * (now - self._rebuilt_at[head, arm]) < log(_REBUILD_DECAY[self._idle(head)])
@@ -255,7 +235,7 @@ class Heads:
 
     def settle(self, now: int) -> None:
         """Rebuild every cache from the exact state."""
-        self._look_at_noise(now)
+        self._arithmetic.look_at_noise(self._decay(now))
         for head in range(self.weight.shape[0]):
             for arm in range(self.n_arms):
                 self._rebuild(head, arm, now)
@@ -309,16 +289,6 @@ class Heads:
             if made_at < step:
                 weight *= _RESET_KEEPS
         return weight
-
-    def _look_at_noise(self, now: int) -> None:
-        """Noise variance of the intercept-only models; few observations borrow from what the other arms have."""
-        decay = self._decay(now)
-        precision = self._intercept_precision + decay * self.weight
-        residual = np.maximum(decay * self.square - (decay * self._intercept_moment) ** 2 / precision, 0.0)
-        weight = decay * self.weight
-        pooled = (residual.sum(axis=1) + self._noise_floor[:, 0]) / (weight.sum(axis=1) + self._noise_weight[:, 0])
-        self._pooled_floor = self._noise_weight * pooled[:, None]
-        self._noise[0] = (residual + self._pooled_floor) / (self._noise_weight + weight)
 
     def _rebuild(self, head: int, arm: int, now: int) -> None:
         """Inverse, θ, noise and evidence of one arm's regression from its exact sums."""

@@ -7,28 +7,17 @@ logged is the probability that was used and not an estimate of it.
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtri
 
+from bandit._quadrature import FEW_ARMS, MIN_SD, NODES_PER_ARM, REACH, SMALL, few, maximum, shares
 from bandit.types import FloatArray
 
 __all__ = ["best_arm_probabilities"]
 
-_MIN_SD = 1e-9
-_REACH = 5.0  # standard deviations beyond which an arm's utility is taken to be impossible
-_SMALL = 1e-6  # a probability not worth a thought; two arms of so small a compliance never take part at once
-_FEW_ARMS = 24  # up to so many, all arms' own quantiles together cost less than looking for where they matter
-_NODES_PER_ARM = 16
 _COARSE_NODES = 32  # where more arms are, to find where the maximum lies …
 _NODES = 128  # … and to integrate there
 _BY_RANK = 0.25  # share of the nodes that goes to where the arms are, whatever the chance of the maximum there
 _NEGLIGIBLE = 3e-4  # an arm with less than this share of the greatest chance of being the best gets no nodes of its own
-
-# Φ by linear interpolation, increasing, within 2e-6: a third of the time of an exact one. Beyond ±8 it stays above 0.
-_CUTS = 128  # a standard deviation
-_CUT_REACH = 8
-_PHI = ndtr(np.linspace(-_CUT_REACH, _CUT_REACH, 2 * _CUT_REACH * _CUTS + 1))
-_RISE = np.append(np.diff(_PHI), 0.0)
-_MIDDLE, _LAST = float(_CUT_REACH * _CUTS), float(_PHI.size - 1)
 
 
 def _staggered(n_arms: int) -> FloatArray:
@@ -50,9 +39,9 @@ def _equal_steps(n_arms: int, n_nodes: int) -> FloatArray:
     return np.hstack([-ends, 1.15 * ndtri(steps / (n_nodes - 2)), ends])
 
 
-_STANDARD_NODES = _equal_steps(_FEW_ARMS, _NODES_PER_ARM)
+_STANDARD_NODES = _equal_steps(FEW_ARMS, NODES_PER_ARM)
 _LANDMARKS = np.array([-3.0, -1.0, 1.0, 3.0])
-_SPREAD_NODES = np.linspace(-4.0, _REACH, _NODES_PER_ARM)
+_SPREAD_NODES = np.linspace(-4.0, REACH, NODES_PER_ARM)
 _STEPS = np.linspace(0.0, 1.0, _NODES)
 
 
@@ -73,24 +62,15 @@ def best_arm_probabilities(mean: FloatArray, sd: FloatArray, compliance: FloatAr
     """
     if compliance is None:
         compliance = np.ones(mean.shape[0])
-    if mean.shape[0] <= _FEW_ARMS and compliance.all():
-        return _few(mean, sd, compliance)
+    p = few(mean, sd, compliance, _STANDARD_NODES)
+    if p is not None:
+        return p
     # An arm whose reach is below that of one that surely takes part cannot be the best (p < 1e-6).
-    reach = _REACH * sd
-    surely = (mean - reach)[compliance > 1.0 - _SMALL].max(initial=-np.inf)
-    rivals = (mean + reach >= surely) & (compliance > 0.0)
-    quadrature = _few if np.count_nonzero(rivals) <= _FEW_ARMS else _many
+    surely = (mean - REACH * sd)[compliance > 1.0 - SMALL].max(initial=-np.inf)
+    rivals = (mean + REACH * sd >= surely) & (compliance > 0.0)
     p = np.zeros(mean.shape[0])
-    p[rivals] = quadrature(mean[rivals], sd[rivals], compliance[rivals])
+    p[rivals] = _many(mean[rivals], sd[rivals], compliance[rivals])
     return p
-
-
-def _few(mean: FloatArray, sd: FloatArray, compliance: FloatArray) -> FloatArray:
-    if mean.shape[0] == 1:
-        return np.ones(1)
-    scale, weight = _scale(mean, sd), _weight(compliance)
-    nodes = np.sort((mean[:, None] + scale[:, None] * _STANDARD_NODES[: mean.shape[0]]).ravel())
-    return _stieltjes(_below(mean, scale, weight, nodes))
 
 
 def _many(mean: FloatArray, sd: FloatArray, compliance: FloatArray) -> FloatArray:
@@ -102,29 +82,29 @@ def _many(mean: FloatArray, sd: FloatArray, compliance: FloatArray) -> FloatArra
     summary: ladders of narrow arms with equal chances are off by 0.003 without it.
     """
     scale, weight = _scale(mean, sd), _weight(compliance)
-    top, bottom = mean + _REACH * scale, mean - _REACH * scale
-    lowest = max(bottom.min(), bottom[compliance > 1.0 - _SMALL].max(initial=-np.inf))
+    top, bottom = mean + REACH * scale, mean - REACH * scale
+    lowest = max(bottom.min(), bottom[compliance > 1.0 - SMALL].max(initial=-np.inf))
     landmarks = _sorted_quantiles(mean, scale, _LANDMARKS)
     first = int(np.searchsorted(landmarks, lowest)) - 1
     picked = np.linspace(max(first, 0), landmarks.size - 1, _COARSE_NODES).astype(np.intp)
     coarse = np.maximum(landmarks[picked], lowest)
     coarse[0], coarse[-1] = lowest, top.max()
-    maximum = (2.0 * _below(mean, scale, weight, coarse)).prod(axis=0)  # F at the coarse nodes
+    below = maximum(mean, scale, weight, coarse)
     # An arm that takes part is the best with at most this probability: that all others stay below its reach.
-    chance = maximum[np.searchsorted(coarse, top)]
-    matters = chance > _SMALL
+    chance = below[np.searchsorted(coarse, top)]
+    matters = chance > SMALL
     mean, scale, weight, chance = mean[matters], scale[matters], weight[matters], weight[matters] * chance[matters]
     own = chance > _NEGLIGIBLE * chance.max()
-    lowest = coarse[max(int(np.searchsorted(maximum, _SMALL)) - 1, 0)]
+    lowest = coarse[max(int(np.searchsorted(below, SMALL)) - 1, 0)]
     quantiles = _sorted_quantiles(mean[own], scale[own], _SPREAD_NODES)
     quantiles = quantiles[max(int(np.searchsorted(quantiles, lowest)) - 1, 0) :]
     quantiles[0] = lowest
-    root = np.sqrt(maximum)
+    root = np.sqrt(below)
     rank = np.searchsorted(quantiles, coarse)
     measure = (1.0 - _BY_RANK) * (root - root[0]) / (root[-1] - root[0]) + _BY_RANK / quantiles.size * rank
     nodes = np.interp(np.interp(_STEPS, measure, rank), np.arange(quantiles.size), quantiles)
     p = np.zeros(matters.shape[0])
-    p[matters] = _stieltjes(_below(mean, scale, weight, nodes))
+    p[matters] = shares(mean, scale, weight, nodes)
     return p
 
 
@@ -135,36 +115,9 @@ def _sorted_quantiles(mean: FloatArray, scale: FloatArray, scores: FloatArray) -
 
 
 def _scale(mean: FloatArray, sd: FloatArray) -> FloatArray:
-    return np.maximum(sd, _MIN_SD * max(1.0, float(np.abs(mean).max())))
+    return np.maximum(sd, MIN_SD * max(1.0, float(np.abs(mean).max())))
 
 
 def _weight(compliance: FloatArray) -> FloatArray:
     """Where all are very unlikely to take part, only proportions matter; scaled up they are not lost in 1 − c."""
-    return compliance * max(1.0, _SMALL / float(compliance.max()))
-
-
-def _below(mean: FloatArray, scale: FloatArray, weight: FloatArray, nodes: FloatArray) -> FloatArray:
-    """Half of P(sampled utility ≤ node), shape (n_arms, n_nodes), above 0; in place, since half the cost is memory."""
-    cuts = _CUTS / scale
-    at = cuts[:, None] * nodes
-    at += (_MIDDLE - cuts * mean)[:, None]
-    np.maximum(at, 0.0, out=at)
-    np.minimum(at, _LAST, out=at)
-    cell = at.astype(np.intp)
-    at -= cell
-    at *= _RISE.take(cell, mode="clip")  # without looking whether it is in range
-    at += _PHI.take(cell, mode="clip")
-    half = 0.5 * weight
-    at *= half[:, None]
-    at += (0.5 - half)[:, None]
-    return at
-
-
-def _stieltjes(half: FloatArray) -> FloatArray:
-    left, right = half[:, :-1], half[:, 1:]
-    # Dividing the whole product by an arm's own factor leaves the others'.
-    middle = left + right
-    mass = right - left
-    mass /= middle
-    p = np.maximum(mass @ np.multiply.reduce(middle, axis=0), 0.0)  # rounding may take one without a chance below 0
-    return np.asarray(p / p.sum())
+    return compliance * max(1.0, SMALL / float(compliance.max()))

@@ -20,6 +20,8 @@ from conftest import first_line
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "deploy" / "docker" / "Dockerfile").read_text()
 TIMEOUT_S = 300
+BUILT = ("*.c", "*.so", "*.pyd")  # of the compiled modules: left where they were built
+SOURCES = (".pyx", ".pxd")  # of them: in the sdist, not in a wheel
 
 
 def run(*command, cwd, env=None, code=0):
@@ -43,7 +45,7 @@ def wheel(tmp_path_factory):
     for sources, _ in re.findall(r"^COPY (?!--)(.+) (\S+)$", DOCKERFILE, re.MULTILINE):
         for name in sources.split():
             if (ROOT / name).is_dir():
-                shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+                shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", *BUILT))
             else:
                 shutil.copy(ROOT / name, folder)
     run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", folder / "dist", ".", cwd=folder)
@@ -68,15 +70,20 @@ def installed(wheel, tmp_path_factory):
 
 
 def test_every_file_of_the_packages_is_in_the_wheel(wheel):
-    there = {
-        str(path.relative_to(ROOT))
+    files = [
+        path.relative_to(ROOT)
         for package in ("bandit", "evaluation", "serving")
         for path in (ROOT / package).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+        if path.is_file() and "__pycache__" not in path.parts and not any(map(path.match, BUILT))
+    ]
+    there = {str(path) for path in files if path.suffix not in SOURCES}
+    compiled = {
+        str(path.with_suffix(sysconfig.get_config_var("EXT_SUFFIX"))) for path in files if path.suffix == ".pyx"
     }
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert {"bandit/py.typed", "serving/dashboard/page/dashboard.html", "serving/api/document.py"} <= there
-    assert held == there
+    assert len(compiled) > 2
+    assert held == there | compiled
 
 
 def test_the_command_tells_what_it_does(installed):

@@ -91,7 +91,7 @@ def test_best_arm_probabilities_depend_on_neither_origin_nor_unit(posterior, shi
 def test_every_policy_gives_a_distribution_without_the_filtered_arms(posterior, counts, step):
     mean, sd, compliance = posterior
     k = len(mean)
-    utilities = Utilities(mean=mean, sd=sd, quality=mean, cost_usd=mean, latency_s=mean, count=counts[:k])
+    utilities = Utilities(mean, sd, mean, mean, mean, np.zeros((2, k)), counts[:k])
     for policy in (
         Uniform(),
         Fixed(step % k),

@@ -109,7 +109,7 @@ def test_logistic_thompson_learns_which_arm_suits_which_context(seed):
     chosen, chances, waiting = [], [], []
     for t, x in enumerate(contexts(rng, 2_500, 5)):
         mean, variance = head.predict(x, t)
-        believed = Utilities(mean, np.sqrt(variance), mean, mean, mean, head.count)
+        believed = Utilities(mean, np.sqrt(variance), mean, mean, mean, np.zeros((2, 3)), head.count)
         arm = int(rng.choice(3, p=policy.probabilities(believed, np.ones(3), t)))
         chance = expit(theta @ x)
         chosen.append(chance[arm])

@@ -37,7 +37,9 @@ def beliefs(mean=MEAN, sd=None, count=None):
     mean = np.asarray(mean, float)
     sd = np.full(mean.shape, 0.1) if sd is None else np.asarray(sd, float)
     count = np.ones(mean.shape) if count is None else np.asarray(count, float)
-    return Utilities(mean=mean, sd=sd, quality=mean, cost_usd=mean, latency_s=mean, count=count)
+    return Utilities(
+        mean=mean, sd=sd, quality=mean, cost_usd=mean, latency_s=mean, log_sd=np.zeros((2, mean.size)), count=count
+    )
 
 
 @pytest.mark.parametrize(

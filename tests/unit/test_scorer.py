@@ -69,12 +69,11 @@ def test_capped_lognormal_against_integration_and_its_derivative_against_differe
             lambda v: norm.sf((v - log_mean) / s) * np.exp(v), low, np.log(cap), points=[step], limit=500, epsabs=1e-13
         )[0]
 
-    mean = np.array([lognorm.mean(s, scale=np.exp(m))])
-    value, slope = capped_lognormal(np.array([m]), np.array([s]), np.log([cap]), mean)
-    assert value[0] == pytest.approx(expected(m), abs=1e-7 * cap)
+    value, slope = capped_lognormal(m, s, np.log(cap), lognorm.mean(s, scale=np.exp(m)))
+    assert value == pytest.approx(expected(m), abs=1e-7 * cap)
     h = 1e-4
     difference = (expected(m + h) - expected(m - h)) / (2 * h)
-    assert slope[0] == pytest.approx(difference, abs=1e-5 * cap)
+    assert slope == pytest.approx(difference, abs=1e-5 * cap)
 
 
 def head_moments(rng, k):

@@ -1,0 +1,141 @@
+"""The compiled arithmetic is the formulas', written in plain numpy: within 1e-9 for whatever it is given."""
+
+from __future__ import annotations
+
+import numpy as np
+import plain_numpy
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from bandit import Objective, Price
+from bandit import _quadrature as quadrature
+from bandit._beliefs import Beliefs
+from bandit._regression import Regressions
+from bandit.posterior import HeadPrior, Heads
+from bandit.propensity import _STANDARD_NODES, best_arm_probabilities
+from bandit.scorer import Scorer
+
+law = settings(max_examples=80, deadline=None, derandomize=True, database=None)
+SIZES = [(1, 1), (1, 64), (2, 7), (3, 8), (10, 32), (24, 3), (25, 16), (200, 8), (60, 64)]
+PRIORS = (HeadPrior(0.5, noise_sd=0.4), HeadPrior(5.0, noise_sd=1.0), HeadPrior(0.0, noise_sd=0.7))
+
+
+@st.composite
+def arms(draw, most):
+    """(means, sds above the numerical width, compliances) of 1 to `most` arms."""
+    k = draw(st.integers(1, most))
+    mean = draw(arrays(float, k, elements=st.floats(-1e3, 1e3)))
+    sd = draw(arrays(float, k, elements=st.floats(1e-3, 1e3)))
+    compliance = draw(arrays(float, k, elements=st.sampled_from([1.0, 1.0, 0.0, 0.3, 1e-9])))
+    if not compliance.any():
+        compliance[0] = 1.0
+    return mean, sd, compliance
+
+
+@given(arms(40))
+@law
+def test_the_shares_of_few_arms(posterior):
+    expected = plain_numpy.few(*posterior, _STANDARD_NODES)
+    found = quadrature.few(*posterior, _STANDARD_NODES)
+    assert (found is None) == (expected is None)
+    if expected is not None:
+        np.testing.assert_allclose(found, expected, atol=1e-9)
+        np.testing.assert_array_equal(found, best_arm_probabilities(*posterior))
+
+
+@given(arms(200), arrays(float, 128, elements=st.floats(-1e3, 1e3)))
+@law
+def test_the_sums_on_given_nodes(posterior, nodes):
+    """Two of the nodes stand outside of all mass: where no node has any, there is nothing to normalise."""
+    mean, scale, weight = posterior
+    nodes = np.sort(np.concatenate([nodes, [(mean - 8 * scale).min(), (mean + 8 * scale).max()]]))
+    factor = plain_numpy.below(mean, scale, weight, nodes)
+    np.testing.assert_allclose(quadrature.maximum(mean, scale, weight, nodes), factor.prod(axis=0), atol=1e-9)
+    expected = plain_numpy.shares(mean, scale, weight, nodes)
+    np.testing.assert_allclose(quadrature.shares(mean, scale, weight, nodes), expected, atol=1e-9)
+
+
+@given(st.data())
+@law
+def test_beliefs_about_rewards(data):
+    k = data.draw(st.integers(1, 200))
+    objective = Objective(*data.draw(st.sampled_from([(1, 0, 0), (0, 1, 0), (0, 0, 1), (5, 3, 2), (1, 0, 1)])))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    kinds = [None, Price(0, 0), Price(0, 0, per_call=0.001), Price(1, 2), Price(3, 15, per_call=0.01), Price(1e5, 1e5)]
+    prices = [kinds[i] for i in rng.integers(len(kinds), size=k)]
+    heads = tuple(rng.uniform(low, high, (3, k)) for low, high in ((-8, 12), (1e-9, 4), (1e-4, 4)))
+    input_tokens = data.draw(st.integers(0, 10**6))
+    u = Scorer(objective, prices).utilities(heads, input_tokens, np.zeros(k))
+    found = np.vstack((u.mean, u.sd, u.quality, u.cost_usd, u.latency_s, u.log_sd))
+    np.testing.assert_allclose(
+        found, plain_numpy.beliefs(objective, prices, heads, input_tokens), rtol=1e-9, atol=1e-12
+    )
+
+
+def context(rng, d, density):
+    x = np.where(rng.random(d) < density, rng.standard_normal(d), 0.0)
+    x[0] = 1.0
+    return x
+
+
+@pytest.mark.parametrize(("n_arms", "d"), SIZES)
+@pytest.mark.parametrize("density", [0.0, 0.3, 1.0])
+def test_predictions_sums_and_noise(n_arms, d, density):
+    """Heads with and without slopes together; contexts with none, some and all of their entries."""
+    rng = np.random.default_rng(n_arms * d)
+    h = Heads(n_arms, d, PRIORS, half_life_requests=300.0, slopes="auto")
+    gram, moment = np.zeros(h.gram.shape), np.zeros(h.moment.shape)
+    for t in range(3 * min(n_arms, 40)):
+        x, arm, values = context(rng, d, density), int(rng.integers(n_arms)), rng.standard_normal(3)
+        h.observe(arm, x, dict(enumerate(values)), made_at=t, now=t)
+        weight = 2.0 ** (t / 300.0)
+        gram[:, arm] += weight * np.outer(x, x)
+        moment[:, arm] += weight * (values - h._center[:, 0])[:, None] * x
+    np.testing.assert_allclose(h.gram, gram, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(h.moment, moment, rtol=1e-9, atol=1e-12)
+    h.settle(130)
+    np.testing.assert_allclose(h._noise[0], plain_numpy.noises(h, h._decay(130)), rtol=1e-9)
+    for used in ([False] * 3, [True, False, True], [True] * 3):
+        h.uses_slopes[:] = used
+        for _ in range(5):
+            x = context(rng, d, density)
+            expected = plain_numpy.predictions(h, x, h._decay(140))
+            for mine, theirs in zip(h.predict(x, 140), expected, strict=True):
+                np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-12)
+            for head, arm in ((0, 0), (1, n_arms - 1), (2, n_arms // 2)):
+                assert h.expect(head, arm, x, 140) == pytest.approx(expected[0][head, arm], rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (np.ones(3, dtype=np.float32), "double precision"),
+        (np.ones(6)[::2], "contiguous"),
+        (np.ones(4), "needs 3 numbers"),
+        (np.ones(3, dtype=np.int64), "double precision"),
+    ],
+)
+def test_arrays_of_another_kind_are_refused(wrong, message):
+    """Inside nothing is checked any more: what is too short would be read beyond its end."""
+    h = Heads(3, 3, PRIORS)
+    objective, block = Objective(), np.ones((3, 3))
+    ok = np.ones(3)
+    for call in (
+        lambda: quadrature.few(ok, ok, wrong, _STANDARD_NODES),
+        lambda: quadrature.few(ok, wrong, ok, _STANDARD_NODES),
+        lambda: quadrature.shares(ok, wrong, ok, np.arange(5.0)),
+        lambda: quadrature.maximum(ok, ok, wrong, np.arange(5.0)),
+        lambda: h.predict(wrong, 0),
+        lambda: h.observe(0, wrong, {0: 1.0}, made_at=0, now=0),
+        lambda: Regressions(h).add(0, 0, wrong, 1.0, 1.0),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    beliefs = Beliefs(objective.weights, 1.0, 1.0, np.ones((4, 3)))
+    with pytest.raises(ValueError, match="needs 9 numbers"):
+        beliefs.of(block, block, np.ones((3, 4)), 1.0)
+    for head, arm in ((-1, 0), (3, 0), (0, -1), (0, 3)):
+        with pytest.raises(IndexError):
+            h.expect(head, arm, ok, 0)
