@@ -19,6 +19,7 @@ from bandit.types import Outcome, Status
 from serving.access.counters import Reservation
 from serving.access.ledger import Ledger
 from serving.access.worst_case import worst_case
+from serving.endpoint import Endpoint
 from serving.errors import (
     BudgetExhausted,
     CallerGone,
@@ -34,7 +35,7 @@ from serving.learner import Learner
 from serving.records import Caller, Record
 from serving.retries import Plan
 from serving.traffic.faults import Fault, Faults
-from serving.upstream import Endpoint, ModelEndpoints, Upstreams
+from serving.upstream import ModelEndpoints, Upstreams
 from serving.wire import Call, StreamRewriter, Usage
 
 __all__ = ["Attempt", "Attempts", "Means"]

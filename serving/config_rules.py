@@ -303,6 +303,8 @@ def _reach_doubts(settings: Settings) -> Iterator[Problem]:
         if any(gives_credentials(urlsplit(place.url).hostname or "") for place in model.places):
             message = "is where clouds give a machine its credentials: whoever may call could read them"
             yield Problem(dotted(("models", i, "endpoint")), message, "name the endpoint that is meant")
+
+
 def _retention_doubts(settings: Settings) -> Iterator[Problem]:
     days = settings.log.retention_days
     if days is None:

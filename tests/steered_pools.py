@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,10 @@ class Endpoints:
     def rested(self, model: str) -> bool:
         """As available: none of these asks for rest."""
         return self.available(model)
+
+    def all_ready(self, models: Sequence[str], call: Any) -> bool:
+        """By the four others."""
+        return all(self.serves(m, call.kind) and self.can_say(m, call) and self.rested(m) for m in models)
 
     def serves(self, model: str, kind: str) -> bool:
         """Whatever OpenAI's protocol has."""

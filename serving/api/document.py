@@ -72,6 +72,7 @@ _MEANING: Final = {
     504: "No answer in time, or none in the cache.",
 }
 _BOUNDS: Final = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
+_EVENTS: Final = "Server-sent events; of completions each one's data is a chunk as JSON, and the last is [DONE]."
 _IN_PATH: Final = re.compile(r"{(\w+)}")
 _EXAMPLES: Final = {"name": "auto", "pool": "auto", "file": "index.css"}
 
@@ -180,7 +181,8 @@ def _in_path(name: str) -> DescribedParameter:
 
 def _of(body: type[Any] | Text | Binary) -> Any:
     if isinstance(body, Text):
-        return _text()
+        # Whether a stream's schema is that of its text or of one event is a matter of taste: it says neither.
+        return Schema.model_validate({"description": _EVENTS}) if body.media == "text/event-stream" else _text()
     if isinstance(body, Binary):
         return _text(contentMediaType=body.media)
     return PydanticSchema.model_validate({"schema_class": body})

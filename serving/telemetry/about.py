@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bandit.types import Decision, Outcome
+    from serving.endpoint import Endpoint
     from serving.telemetry.trace_context import TraceContext
     from serving.telemetry.traces import Trace
-    from serving.upstream import Endpoint, ModelEndpoints
+    from serving.upstream import ModelEndpoints
     from serving.wire import Call
 
 __all__ = ["ABOUT", "About", "under_way"]

@@ -20,8 +20,9 @@ from serving.telemetry.trace_context import TraceContext
 
 if TYPE_CHECKING:
     from bandit.types import Decision, Outcome
+    from serving.endpoint import Endpoint
     from serving.telemetry.export import Exporter
-    from serving.upstream import Endpoint, ModelEndpoints
+    from serving.upstream import ModelEndpoints
     from serving.wire import Call
 
 __all__ = ["Trace", "Tracing"]

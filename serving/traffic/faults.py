@@ -19,8 +19,9 @@ from serving.traffic.fault_settings import FaultRule, FaultSettings
 
 if TYPE_CHECKING:
     from bandit.types import Status
+    from serving.endpoint import Endpoint
     from serving.traffic.drain import Changes
-    from serving.upstream import Endpoint, Upstreams
+    from serving.upstream import Upstreams
     from serving.wire import Call
 
 __all__ = ["SUBJECT", "Fault", "Faults", "UnknownFault"]

@@ -196,6 +196,10 @@ class Traffic:
             return False
         return pool not in self.pools or model not in self.pools[pool].disabled
 
+    def all_usable(self, pool: str) -> bool:
+        """Whether operators have disabled no model, here or everywhere."""
+        return not self.disabled and not self.pools[pool].disabled
+
     def row(self, model: str, *, disabled: bool, by: str | None, ts: float) -> dict[str, Any]:
         """The row that disables a model everywhere, or lets it serve again; nothing has changed yet."""
         change = {"ts": ts, "subject": SUBJECT, "what": "model_disabled", "pool": None, "model": model}

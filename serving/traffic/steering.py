@@ -8,7 +8,7 @@ or sent here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Protocol
@@ -47,6 +47,10 @@ class Endpoints(Protocol):
 
     def rested(self, model: str) -> bool:
         """Whether it can, and did not ask for rest."""
+        ...
+
+    def all_ready(self, models: Sequence[str], call: Call) -> bool:
+        """Whether nothing stands in the way of any: each serves and can say the call, is up and rested."""
         ...
 
     def serves(self, model: str, kind: Kind) -> bool:
@@ -123,10 +127,7 @@ class Steering:
 
     def labels(self, call: Call, caller: Caller) -> Labels:
         """What is logged beside any decision about a call of a pool."""
-        session = None
-        if call.session is not None:
-            session = session_hash(self._key, caller.principal.tenant, call.model, call.session)
-        return Labels(caller.principal, caller.tags, session)
+        return Labels(caller.principal, caller.tags, self._session(call, caller))
 
     def serves(self, name: str, kind: Kind) -> bool:
         """Whether a pool, by any of its models, or a model serves calls of this kind."""
@@ -144,24 +145,36 @@ class Steering:
 
     def _seen(self, call: Call, caller: Caller, ts: float) -> _Call:
         pool, traffic = self._learner.pools[call.model], self._traffic.pools[call.model]
-        usable, up = self._traffic.usable, self._endpoints.available
-        serving = {name for name in pool.names if self._endpoints.serves(name, call.kind)}
+        available = self._available(pool, call)
+        held, mixed = traffic.canary.steer(pool.names)
+        session = self._session(call, caller)
+        kept = None if session is None else traffic.sessions.find(session, ts)
+        return _Call(call, caller, ts, pool, traffic, available, held, mixed, session, kept)
+
+    def _session(self, call: Call, caller: Caller) -> str | None:
+        """The hash of its session's name, within tenant and pool."""
+        if call.session is None:
+            return None
+        return session_hash(self._key, caller.principal.tenant, call.model, call.session)
+
+    def _available(self, pool: Pool, call: Call) -> BoolArray:
+        """Arms that can take the call, by operators and endpoints; at least one."""
+        names, usable, endpoints = pool.names, self._traffic.usable, self._endpoints
+        if self._traffic.all_usable(pool.name) and endpoints.all_ready(names, call):
+            return np.ones(len(names), dtype=np.bool_)
+        serving = {name for name in names if endpoints.serves(name, call.kind)}
         if not serving:
             raise _wrong_kind(call)
-        able = [name in serving and usable(pool.name, name) and up(name) for name in pool.names]
+        able = [name in serving and usable(pool.name, name) and endpoints.available(name) for name in names]
         available = np.array(able, dtype=np.bool_)
-        sayable = np.array([self._endpoints.can_say(name, call) for name in pool.names], dtype=np.bool_)
+        sayable = np.array([endpoints.can_say(name, call) for name in names], dtype=np.bool_)
         if sayable.any():  # where none can, the one that is chosen says what is wrong
             available &= sayable
         if not available.any():
             raise _nothing_available(pool)
-        rested = available & np.array([self._endpoints.rested(name) for name in pool.names], dtype=np.bool_)
-        if rested.any():  # where all were told to rest, one of them is asked all the same
-            available = rested
-        held, mixed = traffic.canary.steer(pool.names)
-        session = self.labels(call, caller).session
-        kept = None if session is None else traffic.sessions.find(session, ts)
-        return _Call(call, caller, ts, pool, traffic, available, held, mixed, session, kept)
+        rested = available & np.array([endpoints.rested(name) for name in names], dtype=np.bool_)
+        # Where all were told to rest, one of them is asked all the same.
+        return np.asarray(rested if rested.any() else available)
 
     def _of_pool(self, seen: _Call) -> tuple[Decision, Labels]:
         labels = Labels(seen.caller.principal, seen.caller.tags, seen.session)

@@ -36,7 +36,7 @@ needs_promtool = pytest.mark.skipif(
 
 def promtool(*arguments, text=None, folder=DEPLOY / "prometheus"):
     done = subprocess.run(
-        [PROMTOOL, *arguments], input=text, capture_output=True, text=True, cwd=folder, timeout=60, check=False
+        [PROMTOOL, *arguments], input=text, capture_output=True, text=True, cwd=folder, timeout=300, check=False
     )
     said = done.stdout + done.stderr
     assert done.returncode == 0, said

@@ -118,6 +118,9 @@ class Models(dict):
 
     rested = available
 
+    def all_ready(self, names, call):
+        return all(self.serves(n, call.kind) and self.can_say(n, call) and self.rested(n) for n in names)
+
     def serves(self, name, kind):
         return name in self and kind != "infer"
 
