@@ -22,7 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gateway_arms import ALONE, BARE, Arm, arms, config
+from benchmarks.gateway_arms import ALONE, BARE, OURS, Arm, arms, config
 from benchmarks.gateway_figures import added, medians, ratios, readable, table
 from benchmarks.gateway_load import Target, measure
 from benchmarks.peers.gateways import GATEWAYS
@@ -93,6 +93,7 @@ def cell(compared: Sequence[Arm], concurrency: int, options: argparse.Namespace)
         found[what] = {
             "medians": medians(rounds),
             "cpu_over_pass_through": ratios(rounds, cpu, BARE),
+            "cpu_over_pointsman": ratios(rounds, cpu, OURS),
             "rounds": rounds,
         }
     return found
@@ -111,7 +112,14 @@ def _wait_of(upstream: str, latency_ms: float) -> None:
 def _show(found: dict[str, Any]) -> None:
     for what in ("calls", "streams"):
         if what in found:
-            print("\n".join(table(found, what)), end="\n\n", flush=True)
+            print("\n".join(table(found, what)))
+            for name, over in found[what]["cpu_over_pointsman"].items():
+                if name not in GATEWAYS:
+                    continue
+                print(
+                    f"{name}: {over['median']:.2f} ({over['lowest']:.2f} to {over['highest']:.2f}) of pointsman's CPU"
+                )
+            print(flush=True)
 
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:

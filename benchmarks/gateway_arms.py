@@ -19,12 +19,11 @@ from benchmarks.gateway_load import KEY, Target, measure
 from benchmarks.peers.gateways import GATEWAYS, PeerFailed, running, set_up
 from benchmarks.processes import Server, started
 
-__all__ = ["ALONE", "BARE", "OURS", "PINNED", "Arm", "arms", "config"]
+__all__ = ["ALONE", "BARE", "OURS", "Arm", "arms", "config"]
 
 ALONE = "upstream alone"
 BARE = "pass-through, uvloop"
 OURS = "pointsman"
-PINNED = "pointsman, pinned"
 _LEARNED = 3_000
 
 
@@ -85,7 +84,7 @@ def arms(
     with_rewards = Target(ours.url, "auto", reward=True)
     found += [
         _arm(OURS, ours, Target(ours.url, "auto")),
-        _arm(PINNED, ours, Target(ours.url, "model-0")),
+        _arm("pointsman, pinned", ours, Target(ours.url, "model-0")),
         _arm("pointsman, with a reward each", ours, with_rewards),
     ]
     measure(ours, with_rewards, concurrency=16, calls=_LEARNED)

@@ -5,7 +5,8 @@
 FOLDER/NAME holds one; it is outside the checkout, and nothing of it is committed. Versions are pinned here, what they
 depend on is not: `installed` says what came. Only built packages are taken and no install script runs. Each is
 configured as its own documents begin: one upstream of OpenAI's protocol, its own defaults, logs of errors only; LiteLLM
-checks its master key, the others have no key to check in this form. Knows nothing of loads and figures.
+checks its master key, the others have no key to check in this form. Portkey's cannot be told an address and listens on
+all of the machine's. Knows nothing of loads and figures.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Gateway:
     package: str  # as the installer wants it, but for the version
     version: str
     ready: str  # answers 200 when it serves
-    command: tuple[str, ...]  # below FOLDER/NAME; {port}, {upstream} and {config} are filled in
+    command: tuple[str, ...]  # below FOLDER/NAME; {port}, {spare_port}, {upstream}, {config} are filled in
     config: str = ""  # a file's text, YAML; {upstream} and {key} are filled in
     model: str = "m"
     alongside: tuple[str, ...] = ()  # what it needs in a version that its own ranges do not say
@@ -50,7 +51,8 @@ class Gateway:
     def arguments(self, folder: Path, upstream: str, port: int) -> list[str]:
         """The command line, for an environment at `folder`."""
         program, *rest = self.command
-        said = {"port": str(port), "upstream": upstream, "config": str(folder / "config.yaml"), "folder": str(folder)}
+        said = {"port": str(port), "spare_port": str(free_port()), "upstream": upstream}
+        said |= {"config": str(folder / "config.yaml"), "folder": str(folder)}
         return [program.format(**said), *(argument.format(**said) for argument in rest)]
 
 
@@ -103,7 +105,7 @@ _VLLM_ROUTER = Gateway(
     command=(
         "{folder}/bin/vllm-router",
         *("--host", "127.0.0.1", "--port", "{port}", "--worker-urls", "{upstream}"),
-        *("--policy", "round_robin", "--log-level", "error"),
+        *("--policy", "round_robin", "--log-level", "error", "--prometheus-port", "{spare_port}"),
     ),
 )
 GATEWAYS: Final = {peer.name: peer for peer in (_LITELLM, _PORTKEY, _VLLM_ROUTER)}
