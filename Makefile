@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test chaos check lint types imports benchmarks screenshots clean
+.PHONY: demo test chaos check lint types imports audit benchmarks screenshots clean
 
 demo: $(VENV)/core                    ## watch a simulated pool being routed, learned and protected
 	$(BIN)/pointsman demo $(ARGS)
@@ -26,6 +26,9 @@ types: $(VENV)/dev
 
 imports: $(VENV)/dev
 	$(BIN)/lint-imports
+
+audit: $(VENV)/dev                    ## known vulnerabilities of the versions in constraints.txt; CI runs it, too
+	$(BIN)/python .ci/audit.py
 
 screenshots: $(VENV)/dev              ## pictures of the dashboard in screenshots/, by Debian's chromium
 	$(BIN)/python -m benchmarks.screenshots $(ARGS)
