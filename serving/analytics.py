@@ -33,6 +33,8 @@ _INSERTS = {
     kind: f"INSERT INTO log.{table} BY NAME SELECT * FROM {_READ.format(columns)}"
     for kind, (table, columns) in TABLES.items()
 }
+_TABLE_OF = {kind: table for kind, (table, _) in TABLES.items()}
+_COPIED = " UNION ALL ".join(f"SELECT '{name}', ts FROM log.{name} WHERE seq = $seq" for name in dict(TABLES.values()))
 _REJECT = "INSERT INTO log.rejected VALUES (?, ?, ?, ?)"
 _BATCHES_PER_FLUSH = 20  # then the file is released, so that a long backlog does not keep readers out
 _BYTES_PER_INSERT = 2 << 20  # 10 MB at once overran a memory limit of 64 MB
@@ -248,7 +250,17 @@ class AnalyticalLog:
                 f"it holds events up to {position} and the store ends at {self._store.position}: it was filled"
                 " from another store; move it away",
             )
+        if self._position is None:
+            self._check_same(log, position)
         return position
+
+    def _check_same(self, log: duckdb.DuckDBPyConnection, position: int) -> None:
+        """The last event copied is the store's, too: a store that began anew may have grown past the log since."""
+        found = [event for event in (self._store.read(position - 1, 1) if position else ()) if event.seq == position]
+        copied = log.execute(_COPIED, {"seq": position}).fetchone()
+        if found and copied is not None and copied != (_TABLE_OF.get(found[0].kind), found[0].ts):
+            reason = f"its event {position} is not the store's: it was filled from another store; move it away"
+            raise LogUnusable(self._path, reason)
 
     def _create(self, log: duckdb.DuckDBPyConnection) -> None:
         log.begin()

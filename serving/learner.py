@@ -43,7 +43,7 @@ from serving.records import (
 )
 from serving.request_headers import NO_LIMITS
 from serving.roster import ADDED, REMOVED, Roster
-from serving.store import Event, Store, StoreError
+from serving.store import Event, Store, StoreError, StoreUnusable
 
 __all__ = ["Learner"]
 
@@ -239,12 +239,20 @@ class Learner:
         return durable
 
     def recover(self) -> int:
-        """Rebuild the learned state from the last snapshot and the events behind it; returns how many those were."""
+        """Rebuild the learned state from the last snapshot and the events behind it; returns how many those were.
+
+        Raises StoreUnusable for an event that cannot be read: to go on without it would be to learn something else.
+        """
         position = self._load_snapshot()
         start = position
         while events := self._store.read(position, _REPLAY_BATCH):
             for event in events:
-                self._replay(event)
+                try:
+                    self._replay(event)
+                except (ValueError, LookupError, TypeError) as error:
+                    _log.debug("event %d", event.seq, exc_info=error)
+                    reason = f"its event {event.seq} ({event.kind}) cannot be read; restore it from a backup"
+                    raise StoreUnusable("router.sqlite", reason) from error
             position = events[-1].seq
         return position - start
 

@@ -90,8 +90,10 @@ def assert_same_learning(one, two):
             # In standard deviations, of predictions whose caches a restart rebuilds on another schedule.
             assert len(residuals) == len(others)
             np.testing.assert_allclose(residuals, others, atol=0.1)
-    assert one["pacer"]["multiplier"] == two["pacer"]["multiplier"]
-    np.testing.assert_array_equal(one["pacer"]["usd"], two["pacer"]["usd"])
+    assert (one["pacer"] is None) == (two["pacer"] is None)
+    if one["pacer"] is not None:
+        assert one["pacer"]["multiplier"] == two["pacer"]["multiplier"]
+        np.testing.assert_array_equal(one["pacer"]["usd"], two["pacer"]["usd"])
 
 
 class Traffic:

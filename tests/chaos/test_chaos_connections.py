@@ -100,7 +100,7 @@ async def flood(request):
 async def test_callers_who_read_slowly(  # noqa: PLR0917 - fixtures
     run_service, trial, serve_in_thread, case, memory, tmp_path
 ):
-    """Twenty callers who stop reading a stream are cut off after body_timeout_s, and cost others and memory nothing."""
+    """Twenty callers who stop reading are cut off after body_timeout_s; others notice nothing; at most 10 MB each."""
     app = web.Application()
     app.router.add_post("/v1/chat/completions", flood)
     with serve_in_thread(app) as url:
@@ -131,7 +131,7 @@ async def test_callers_who_read_slowly(  # noqa: PLR0917 - fixtures
     assert {(row["status"], row["error"]) for row in gone} == {("cancelled", "caller_went_away")}
     assert (load.lost, set(load.statuses)) == ({}, {200})
     assert case.lost == 0
-    assert most - before < 100
+    assert most - before < SLOW * 10
 
 
 async def _ask_for_a_flood(url):
