@@ -25,7 +25,7 @@ import yaml
 
 from benchmarks.processes import Server, host_facts, started
 
-_KEY = "benchmark-key"
+KEY = "benchmark-key"
 _LEARNED = 3_000
 _BODY = {
     "messages": [
@@ -33,7 +33,7 @@ _BODY = {
         {"role": "user", "content": "Why do trains in the mountains run on rack rails, and since when? " * 3},
     ]
 }
-_HEADERS = {"Authorization": f"Bearer {_KEY}", "Content-Type": "application/json", "x-pointsman-category": "facts"}
+_HEADERS = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json", "x-pointsman-category": "facts"}
 
 
 def config(upstream: str, data_dir: Path, models: int = 10, admin_key: str | None = None) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def config(upstream: str, data_dir: Path, models: int = 10, admin_key: str | Non
     operator = {} if admin_key is None else {"admin_key": admin_key}
     return {
         "server": {"port": 0, "data_dir": str(data_dir)},
-        "auth": operator | {"keys": [{"key": _KEY, "user": "bench", "team": "bench", "tier": "paid"}]},
+        "auth": operator | {"keys": [{"key": KEY, "user": "bench", "team": "bench", "tier": "paid"}]},
         "models": [{"name": n, "endpoint": f"{upstream}/v1", "price": p} for n, p in zip(names, price, strict=True)],
         "pools": [
             {
