@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check lint types imports benchmarks screenshots clean
+.PHONY: demo test check lint types imports benchmarks screenshots soak clean
 
 demo: $(VENV)/core                    ## watch a simulated pool being routed, learned and protected
 	$(BIN)/pointsman demo $(ARGS)
@@ -26,6 +26,9 @@ imports: $(VENV)/dev
 
 screenshots: $(VENV)/dev              ## pictures of the dashboard in screenshots/, by Debian's chromium
 	$(BIN)/python -m benchmarks.screenshots $(ARGS)
+
+soak: $(VENV)/dev                     ## a million calls with feedback, for hours: memory, times and files beside them
+	$(BIN)/python -m benchmarks.soak --json soak.json --plot soak.png $(ARGS)
 
 constraints.txt: ;
 

@@ -262,6 +262,8 @@ def plotted(result: dict[str, Any], path: Path) -> None:
             ends = [last["size"], end["size"]], [last["cpu_us_per_call"] / 1e3, end["cpu_us_per_call"] / 1e3]
             axis.plot(*ends, linestyle=":", marker="x")
         axis.set(xscale="log", ylim=(0, None), xlabel=_NAMES[name])
+        axis.set_xticks([p["size"] for p in points], [f"{p['size']:,}" for p in points], rotation=30, ha="right")
+        axis.minorticks_off()
         axis.grid(alpha=0.3)
     axes.flat[0].set_ylabel("CPU a call with its reward, ms")
     figure.savefig(path, dpi=110)
