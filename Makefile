@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test chaos check lint types imports audit benchmarks screenshots clean
+.PHONY: demo test chaos check lint types imports audit benchmarks screenshots soak clean
 
 demo: $(VENV)/core                    ## watch a simulated pool being routed, learned and protected
 	$(BIN)/pointsman demo $(ARGS)
@@ -32,6 +32,9 @@ audit: $(VENV)/dev                    ## known vulnerabilities of the versions i
 
 screenshots: $(VENV)/dev              ## pictures of the dashboard in screenshots/, by Debian's chromium
 	$(BIN)/python -m benchmarks.screenshots $(ARGS)
+
+soak: $(VENV)/dev                     ## a million calls with feedback, for hours: memory, times and files beside them
+	$(BIN)/python -m benchmarks.soak --json soak.json --plot soak.png $(ARGS)
 
 # What an installation is made of, the compiled modules too: whoever edits one of these gets it anew.
 PARTS := pyproject.toml constraints.txt setup.py $(wildcard bandit/*.pyx bandit/*.pxd)

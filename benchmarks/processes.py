@@ -51,13 +51,24 @@ class Server:
 
 
 @contextlib.contextmanager
-def started(arguments: Sequence[str], *, log: Path | None = None, folder: Path | None = None) -> Iterator[Server]:
-    """`python ARGUMENTS` as a process (in `folder`), once it has printed a URL; ended on leaving."""
+def started(
+    arguments: Sequence[str], *, log: Path | None = None, folder: Path | None = None, detached: bool = False
+) -> Iterator[Server]:
+    """`python ARGUMENTS` as a process (in `folder`), once it has printed a URL; ended on leaving.
+
+    `detached`: a terminal's Ctrl-C is not for it.
+    """
     begun = time.perf_counter()
     with contextlib.ExitStack() as stack:
         stderr = subprocess.DEVNULL if log is None else stack.enter_context(log.open("w"))
         process = subprocess.Popen(
-            [sys.executable, *arguments], stdout=subprocess.PIPE, stderr=stderr, text=True, env=os.environ, cwd=folder
+            [sys.executable, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            env=os.environ,
+            cwd=folder,
+            start_new_session=detached,
         )
         stack.callback(_end, process)
         for line in process.stdout or ():

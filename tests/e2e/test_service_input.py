@@ -177,7 +177,7 @@ async def test_a_body_that_says_it_is_compressed(refused):
 
 
 async def test_a_body_that_does_not_come(service):
-    head = b"POST /v1/route HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{"
+    head = b"POST /v1/route HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 10\r\n\r\n{"
     answer = await _raw(service, head)
     assert answer.startswith(b"HTTP/1.1 400")
     assert b'"code":"body_timeout"' in answer
@@ -185,7 +185,7 @@ async def test_a_body_that_does_not_come(service):
 
 async def test_a_body_whose_chunks_are_broken(service):
     before = service.events()
-    head = b"POST /v1/route HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n"
+    head = b"POST /v1/route HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n"
     assert (await _raw(service, head, b"zz\r\n")).split(b" ", 2)[1] == b"400"
     assert service.events() == before
 
@@ -194,8 +194,8 @@ async def test_the_body_of_a_connect_is_no_second_request(service):
     """It is refused with the last answer of its connection: a proxy may take for its body what our parser does not."""
     before = service.events()
     body = orjson.dumps(CHAT)
-    hidden = b"POST /v1/route HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
-    head = b"CONNECT 127.0.0.1:1 HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(hidden)
+    hidden = b"POST /v1/route HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    head = b"CONNECT 127.0.0.1:1 HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n" % len(hidden)
     answer = await _raw(service, head + hidden)
     assert answer.startswith(b"HTTP/1.1 404")
     assert answer.count(b"HTTP/1.1") == 1
@@ -244,7 +244,7 @@ async def test_headers_of_ours_that_are_wrong(refused, name, value):
 async def test_headers_of_ours_that_are_no_text(service, name):
     before = service.events()
     body = orjson.dumps(CHAT)
-    head = f"POST /v1/route HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n{name}: a=".encode()
+    head = f"POST /v1/route HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n{name}: a=".encode()
     assert (await _raw(service, head + b"\xff\r\n\r\n" + body)).startswith(b"HTTP/1.1 400")
     assert service.events() == before
 
