@@ -13,6 +13,6 @@ setup(
             define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
             extra_compile_args=["-O3"],
         )
-        for name in ("_beliefs", "_quadrature", "_regression")
+        for name in ("_beliefs", "_mixing", "_quadrature", "_regression")
     ]
 )

@@ -13,6 +13,24 @@ cdef inline double* doubles(cnp.ndarray array, Py_ssize_t size) except NULL:
     return <double*>cnp.PyArray_DATA(array)
 
 
+cdef inline cnp.npy_bool* flags(cnp.ndarray array, Py_ssize_t size) except NULL:
+    """The same for truth values."""
+    if cnp.PyArray_TYPE(array) != cnp.NPY_BOOL or not cnp.PyArray_IS_C_CONTIGUOUS(array):
+        raise ValueError("needs contiguous truth values")
+    if cnp.PyArray_SIZE(array) != size:
+        raise ValueError(f"needs {size} truth values, not {cnp.PyArray_SIZE(array)}")
+    return <cnp.npy_bool*>cnp.PyArray_DATA(array)
+
+
+cdef inline cnp.int64_t* integers(cnp.ndarray array, Py_ssize_t size) except NULL:
+    """The same for whole numbers."""
+    if cnp.PyArray_TYPE(array) != cnp.NPY_INT64 or not cnp.PyArray_IS_C_CONTIGUOUS(array):
+        raise ValueError("needs contiguous whole numbers")
+    if cnp.PyArray_SIZE(array) != size:
+        raise ValueError(f"needs {size} whole numbers, not {cnp.PyArray_SIZE(array)}")
+    return <cnp.int64_t*>cnp.PyArray_DATA(array)
+
+
 cdef inline cnp.ndarray zeros(cnp.npy_intp rows, cnp.npy_intp columns):
     """A new array of shape (rows, columns), or (columns,) for no rows."""
     cdef cnp.npy_intp* shape = [rows, columns]

@@ -4,11 +4,12 @@
 Owns no state: it reads and writes the arrays of the heads it was made for, which their docstring explains.
 """
 
+from libc.math cimport log
 from libc.stdlib cimport free, malloc
 
 cimport numpy as cnp
 
-from bandit._arrays cimport doubles
+from bandit._arrays cimport doubles, flags, integers, zeros
 
 cnp.import_array()
 
@@ -35,6 +36,15 @@ cdef class Regressions:
     cdef double* _noise_floor
     cdef double* _pooled_floor
     cdef cnp.npy_bool* _uses_slopes
+    cdef cnp.int64_t* _stale
+    cdef cnp.int64_t* _allowed
+    cdef double* _prior_diagonal
+    cdef double* _shared_precision
+    cdef double* _shared
+    cdef double* _moment_then
+    cdef double* _then
+    cdef double* _log_evidence
+    cdef double* _room  # for a row
     cdef double* _x  # the entries of a context that are not 0, and where they stand
     cdef Py_ssize_t* _at
     cdef object _arrays  # that they live as long as this
@@ -42,7 +52,6 @@ cdef class Regressions:
     def __init__(self, heads):
         self._n_heads, self._n_arms, self._d = heads.gram.shape[:3]
         cdef Py_ssize_t n = self._n_heads * self._n_arms, d = self._d, h = self._n_heads
-        cdef cnp.ndarray uses_slopes = heads.uses_slopes
         self._arrays = tuple(vars(heads).values())
         self._gram = doubles(heads.gram, n * d * d)
         self._moment = doubles(heads.moment, n * d)
@@ -56,15 +65,23 @@ cdef class Regressions:
         self._noise_weight = doubles(heads._noise_weight, h)
         self._noise_floor = doubles(heads._noise_floor, h)
         self._pooled_floor = doubles(heads._pooled_floor, h)
-        if cnp.PyArray_TYPE(uses_slopes) != cnp.NPY_BOOL or cnp.PyArray_SIZE(uses_slopes) != h:
-            raise ValueError("needs a flag for each head")
-        self._uses_slopes = <cnp.npy_bool*>cnp.PyArray_DATA(uses_slopes)
+        self._uses_slopes = flags(heads.uses_slopes, h)
+        self._stale = integers(heads._stale, n)
+        self._allowed = integers(heads._allowed, n)
+        self._prior_diagonal = doubles(heads._prior_diagonal, h * d)
+        self._shared_precision = doubles(heads._shared_precision, h)
+        self._shared = doubles(heads.shared, h * d)
+        self._moment_then = doubles(heads._moment_then, n * d)
+        self._then = doubles(heads._then, 5 * n)
+        self._log_evidence = doubles(heads.log_evidence, n)
+        self._room = <double*>malloc(d * sizeof(double))
         self._x = <double*>malloc(d * sizeof(double))
         self._at = <Py_ssize_t*>malloc(d * sizeof(Py_ssize_t))
-        if self._x == NULL or self._at == NULL:
+        if self._room == NULL or self._x == NULL or self._at == NULL:
             raise MemoryError
 
     def __dealloc__(self):
+        free(self._room)
         free(self._x)
         free(self._at)
 
@@ -99,8 +116,20 @@ cdef class Regressions:
             self._intercept_precision[head] + decay * self._weight[i]
         )
 
+    def counts(self, Py_ssize_t head, double decay):
+        """Discounted number of observations per arm, shape (n_arms,)."""
+        cdef Py_ssize_t i, first = self._place(head, 0)
+        cdef cnp.ndarray result = zeros(0, self._n_arms)
+        cdef double* out = doubles(result, self._n_arms)
+        for i in range(self._n_arms):
+            out[i] = decay * self._weight[first + i]
+        return result
+
     def add(self, Py_ssize_t head, Py_ssize_t arm, cnp.ndarray x, double weight, double y):
-        """Add an observation y at x to the sums of one head of one arm, at this weight; O(entries of x not 0, squared)."""
+        """Add an observation y at x to the sums of one head of one arm, at this weight; O(entries of x not 0, squared).
+
+        Returns whether there are now more observations since the last rebuild than are allowed.
+        """
         cdef Py_ssize_t i = self._place(head, arm), j, k
         cdef double* moment = self._moment + i * self._d
         cdef double* row
@@ -115,6 +144,8 @@ cdef class Regressions:
             moment[self._at[j]] += (weight * y) * self._x[j]
         self._square[i] += weight * y * y
         self._weight[i] += weight
+        self._stale[i] += 1
+        return self._stale[i] > self._allowed[i]
 
     def look_at_noise(self, double decay):
         """Noise variance of the intercept-only models; few observations borrow from what the other arms have."""
@@ -136,6 +167,94 @@ cdef class Regressions:
                 self._noise[i] = (self._noise[i] + self._pooled_floor[head]) / (
                     self._noise_weight[head] + decay * self._weight[i]
                 )
+
+    def rebuild(self, Py_ssize_t head, Py_ssize_t arm, double decay):
+        """Inverse, θ, noise and evidence of one arm's regression from its exact sums; O(d³)."""
+        cdef Py_ssize_t i = self._place(head, arm), n = self._n_heads * self._n_arms, d = self._d, j
+        cdef const double* gram = self._gram + i * d * d
+        cdef const double* prior = self._prior_diagonal + head * d
+        cdef double* inverse = self._inverse + i * d * d
+        cdef double intercept_precision = decay * gram[0] + prior[0], level, log_det
+        for j in range(d * d):
+            inverse[j] = decay * gram[j]
+        for j in range(d):
+            inverse[j * (d + 1)] += prior[j]
+            self._moment_then[i * d + j] = decay * self._moment[i * d + j]
+        log_det = self._invert(inverse)
+        for j in range(d):
+            log_det -= log(prior[j])
+        level = self._moment_then[i * d]
+        self._then[i] = decay * self._square[i]
+        self._then[n + i] = decay * self._weight[i]
+        self._then[2 * n + i] = log_det
+        self._then[3 * n + i] = max(0.0, self._then[i] - level * level / intercept_precision)
+        self._then[4 * n + i] = log(intercept_precision / prior[0])
+        self._fit_one(head, i)
+
+    def fit(self, Py_ssize_t head):
+        """θ, noise and evidence of every arm, given the shared slopes, from what its last rebuild left."""
+        cdef Py_ssize_t i, first = self._place(head, 0)
+        for i in range(first, first + self._n_arms):
+            self._fit_one(head, i)
+
+    cdef void _fit_one(self, Py_ssize_t head, Py_ssize_t i) noexcept nogil:
+        cdef Py_ssize_t n = self._n_heads * self._n_arms, d = self._d, j, k
+        cdef const double* inverse = self._inverse + i * d * d
+        cdef const double* prior = self._prior_diagonal + head * d
+        cdef const double* shared = self._shared + head * d
+        cdef double* theta = self._theta + i * d
+        cdef double* sums = self._room
+        cdef double explained = 0.0, held = 0.0, floor = self._pooled_floor[head], residual, observations, gain
+        for j in range(d):
+            sums[j] = self._moment_then[i * d + j] + prior[j] * shared[j]
+            explained -= prior[j] * shared[j] * shared[j]
+            held += shared[j] * shared[j]
+            theta[j] = 0.0
+        for j in range(d):
+            for k in range(d):
+                theta[k] += inverse[j * d + k] * sums[j]
+        for j in range(d):
+            explained += theta[j] * sums[j]
+        # κβᵀβ, what the shared slopes' own prior adds to the sum of squares, in equal parts: without it their evidence
+        # is overstated by κβᵀβ/2σ² nats.
+        held *= self._shared_precision[head] / self._n_arms
+        residual = max(self._then[i] - explained, 0.0) + held + floor
+        observations = self._noise_weight[head] + self._then[n + i]
+        self._noise[n + i] = residual / observations
+        # Bishop (2006) eq. 3.86 with the noise integrated out; constants shared by both models cancel.
+        gain = observations * log((self._then[3 * n + i] + floor) / residual)
+        self._log_evidence[i] = 0.5 * (self._then[4 * n + i] - self._then[2 * n + i] + gain)
+
+    cdef double _invert(self, double* a) noexcept nogil:
+        """Replace a positive definite matrix by its inverse; returns its log determinant.
+
+        By sweeping one row after the other (Goodnight, 1979), in the upper half; the lower one is its mirror.
+        """
+        cdef Py_ssize_t d = self._d, i, j, k
+        cdef double* c = self._room
+        cdef double pivot, part, log_det = 0.0
+        for k in range(d):
+            pivot = a[k * d + k]
+            log_det += log(pivot)
+            for i in range(d):
+                c[i] = a[i * d + k] if i < k else a[k * d + i]
+            c[k] = 0.0
+            for i in range(d):
+                part = c[i] / pivot
+                if part != 0.0:
+                    for j in range(i, d):
+                        a[i * d + j] -= part * c[j]
+            for i in range(d):
+                if i < k:
+                    a[i * d + k] = c[i] / pivot
+                else:
+                    a[k * d + i] = c[i] / pivot
+            a[k * d + k] = -1.0 / pivot
+        for i in range(d):
+            for j in range(i, d):
+                a[i * d + j] = -a[i * d + j]
+                a[j * d + i] = a[i * d + j]
+        return log_det
 
     cdef Py_ssize_t _place(self, Py_ssize_t head, Py_ssize_t arm) except -1:
         if not (0 <= head < self._n_heads and 0 <= arm < self._n_arms):

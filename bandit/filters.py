@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from bandit._mixing import shaped
 from bandit.errors import InvalidInput, SnapshotMismatch
 from bandit.evidence import RateTest
 from bandit.types import BoolArray, FloatArray
@@ -23,6 +24,7 @@ __all__ = ["FilterSettings", "Filters", "State", "Transition"]
 State = Literal["unknown", "admitted", "filtered", "probing"]
 _HOPELESS = 0.8
 _TRIED = 5  # calls on each limit before an arm can be given up
+_PROBED_AT_MOST = 0.25  # of the traffic, all probes together
 _RECOVERED = 100.0  # an arm still at the boundary is tried again about once in this many probes
 
 
@@ -96,7 +98,7 @@ class Filters:
     _arms: list[_ArmState] = field(init=False)
     _unseen: set[int] = field(init=False)  # arms that changed since the last decision looked at them
     _compliance: FloatArray = field(init=False)  # these five say of each arm what a decision needs to know
-    _doubt: FloatArray = field(init=False)
+    _doubt: list[float] = field(init=False)
     _refuge: BoolArray = field(init=False)
     _capped: BoolArray = field(init=False)
     _probes: FloatArray = field(init=False)
@@ -111,7 +113,7 @@ class Filters:
             for _ in range(self.n_arms)
         ]
         self._compliance = np.ones(self.n_arms)
-        self._doubt = np.zeros(self.n_arms)
+        self._doubt = [0.0] * self.n_arms
         self._refuge = np.zeros(self.n_arms, dtype=np.bool_)
         self._capped = np.zeros(self.n_arms, dtype=np.bool_)
         self._probes = np.zeros(self.n_arms)
@@ -138,7 +140,7 @@ class Filters:
         Proof may take hundreds of calls where an arm misses its limits by little. An arm hardly tried is hope.
         """
         self._look()
-        return bool(self.limits) and float(np.multiply.reduce(self._doubt)) > _HOPELESS
+        return bool(self.limits) and prod(self._doubt) > _HOPELESS
 
     def observe(self, arm: int, limit: int, bad: float) -> list[Transition]:
         """Add one call's indicator for one limit; returns the changes of state it proves."""
@@ -185,26 +187,15 @@ class Filters:
         if not self.limits:
             return p
         self._look()
-        refuge, cap = self._refuge, self.settings.unknown_share
-        if allowed is not None:
-            refuge = refuge & allowed
-        if (p > cap)[self._capped].any() and refuge.any():
-            p = np.where(self._capped, np.minimum(p, cap), p)
-            kept, excess = p[refuge].sum(), max(0.0, 1.0 - p.sum())
-            p[refuge] += excess * (p[refuge] / kept if kept > 0 else 1.0 / refuge.sum())
-        return self.probed(p, allowed)
+        capped, share = self._capped, self.settings.unknown_share
+        return shaped(p, capped, self._refuge, share, self._probes, _PROBED_AT_MOST, allowed)
 
     def probed(self, p: FloatArray, allowed: BoolArray | None = None) -> FloatArray:
         """Probabilities with the filtered arms' probe shares mixed in; `allowed` as in `shape`."""
         if not self.limits:
             return p
         self._look()
-        probes = self._probes if allowed is None else self._probes * allowed
-        total = float(np.add.reduce(probes))
-        if total == 0.0:
-            return p
-        scale = min(1.0, 0.25 / total)  # all probes together take at most a quarter
-        return np.asarray(p * (1.0 - total * scale) + probes * scale)
+        return shaped(p, None, self._refuge, 1.0, self._probes, _PROBED_AT_MOST, allowed)
 
     def state(self) -> dict[str, Any]:
         """Everything as plain data; `load` is its inverse."""
@@ -251,7 +242,7 @@ class Filters:
         filtered = entry.state == "filtered"
         self._compliance[arm] = 0.0 if filtered else compliance
         tried = filtered or all(test.calls >= _TRIED for test in entry.tests)
-        self._doubt[arm] = 1.0 - self._compliance[arm] if tried else 0.0
+        self._doubt[arm] = (1.0 if filtered else 1.0 - compliance) if tried else 0.0
         # A certificate that recent calls speak against protects nobody: such an arm is no refuge for others' share.
         self._refuge[arm] = entry.state == "admitted" and compliance >= 0.5
         self._capped[arm] = entry.state in ("unknown", "probing")

@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from bandit._mixing import floored
 from bandit.scorer import Utilities
 from bandit.types import BoolArray, FloatArray
 
@@ -57,8 +58,4 @@ def with_floor(p: FloatArray, feasible: BoolArray, floor: float, weights: FloatA
     """
     if floor == 0.0:
         return p
-    least = feasible * (floor / np.count_nonzero(feasible))
-    if weights is None:
-        return np.asarray((1.0 - floor) * p + least)
-    least *= weights
-    return np.asarray((1.0 - least.sum()) * p + least)
+    return floored(p, feasible, floor, weights)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from bandit._mixing import drawn
 from bandit.allowance import known_cost, within_budget, within_limits
 from bandit.errors import NoFeasibleArm, UnknownArm
 from bandit.filters import Transition
@@ -124,8 +125,7 @@ class Pool(Members):
         utilities = self.utilities(context)
         to = self._distribution(rng, utilities, limits, steer)
         p = to.p
-        cumulated = p.cumsum()
-        chosen = int(cumulated.searchsorted(rng.random() * cumulated[-1], side="right"))
+        chosen = drawn(p, rng.random())
         return Decision(
             decision_id=decision_id,
             ts=ts,
@@ -264,9 +264,10 @@ class Pool(Members):
         """What the arm is drawn from: the policy's choice or what is fixed above it, with every mixture in it."""
         compliance, open_to = self.filters.compliance(), steer.open
         able = compliance > 0.0 if steer.available is None else (compliance > 0.0) & steer.available
+        feasible = able
         if open_to is not None:
             compliance = compliance * open_to
-        feasible = compliance > 0.0
+            feasible = compliance > 0.0
         infeasible, withheld_usd = not feasible.any(), 0.0
         if infeasible:
             parts = tuple(part for part in steer.mixed if able[part[0]])
@@ -287,7 +288,9 @@ class Pool(Members):
                 p = self._mostly_least_violating(p, usable)
                 infeasible = True
         p = mixed(p, steer.mixed, able)
-        return _Distribution(p, usable | (able & (p > 0.0)), infeasible, withheld_usd)
+        if usable is not able:  # there may be a share for an arm that is not
+            usable = usable | (able & (p > 0.0))
+        return _Distribution(p, usable, infeasible, withheld_usd)
 
     def _settle(
         self, pacer: Pacer, decision: Decision, outcome: Outcome, spent_usd: tuple[float, float | None] | None

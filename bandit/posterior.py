@@ -11,7 +11,6 @@ from math import exp, log, sqrt
 from typing import Literal
 
 import numpy as np
-from scipy.linalg.lapack import dpotrf, dtrtri
 
 from bandit._regression import Regressions
 from bandit.errors import InvalidInput, SnapshotMismatch
@@ -85,12 +84,11 @@ class Heads:
         self._noise_weight = np.array([p.noise_observations for p in priors])[:, None]
         self._noise_floor = self._noise_weight * np.array([p.noise_sd**2 for p in priors])[:, None]
         self._intercept_precision = np.array([p.intercept_precision for p in priors])[:, None]
-        self._shared_precision = [p.shared_precision for p in priors]
+        self._shared_precision = np.array([p.shared_precision for p in priors])
         self._prior_diagonal = np.empty((n_heads, dimension))
         for h, prior in enumerate(priors):
             self._prior_diagonal[h] = prior.slope_precision * (1.0 if precision_scale is None else precision_scale)
             self._prior_diagonal[h, 0] = prior.intercept_precision
-        self._prior_log_det = np.log(self._prior_diagonal).sum(axis=1).tolist()
         shape = (n_heads, n_arms)
         self.origin = 0
         self.gram = np.zeros((*shape, dimension, dimension))
@@ -121,9 +119,7 @@ class Heads:
         """Learn that a decision made at step `made_at` for `arm` in context x yielded `values` (by head); O(d²)."""
         for head, y in values.items():
             weight = self._weight_of(head, arm, made_at)
-            self._arithmetic.add(head, arm, x, weight, y)
-            self._stale[head, arm] += 1
-            if self._stale[head, arm] > self._allowed[head, arm]:
+            if self._arithmetic.add(head, arm, x, weight, y):
                 self._rebuild(head, arm, now)
 
     def revise(self, head: int, arm: int, x: FloatArray, *, old: float, new: float, made_at: int, now: int) -> None:
@@ -214,7 +210,7 @@ class Heads:
 
     def counts(self, head: int, now: int) -> FloatArray:
         """Discounted number of observations per arm, shape (n_arms,)."""
-        return np.asarray(self._decay(now) * self.weight[head])
+        return self._arithmetic.counts(head, self._decay(now))
 
     def refresh(self, now: int) -> None:
         """Called once a request: rebuilds at most one stale cache, so that no single request pays for all."""
@@ -300,47 +296,19 @@ class Heads:
         self._allowed[head, arm] = min(int(weight * _REBUILD_SHARE[idle]), _REBUILD_AT_MOST[idle])
         if self.slopes == "never":
             return
-        prior = self._prior_diagonal[head]
-        precision = decay * self.gram[head, arm]
-        intercept_precision = float(precision[0, 0] + prior[0])
-        precision.flat[:: self.dimension + 1] += prior
-        log_det, inverse = _inverted(precision)
-        self._inverse[head, arm] = inverse
-        self._moment_then[head, arm] = decay * self.moment[head, arm]
-        square = decay * float(self.square[head, arm])
-        residual_0 = max(0.0, square - float(self._moment_then[head, arm, 0]) ** 2 / intercept_precision)
-        log_det -= self._prior_log_det[head]
-        log_det_0 = log(intercept_precision / prior[0])
-        self._then[:, head, arm] = (square, weight, log_det, residual_0, log_det_0)
-        self._fit(head, slice(arm, arm + 1))
+        self._arithmetic.rebuild(head, arm, decay)
 
     def _share(self, head: int) -> None:
         """Find the slopes that all arms share, and fit every arm to them."""
         if self.slopes == "never":
             return
         self.shared[head], self._price[head] = shared_slopes(
-            self._inverse[head], self._moment_then[head], self._prior_diagonal[head], self._shared_precision[head]
+            self._inverse[head],
+            self._moment_then[head],
+            self._prior_diagonal[head],
+            float(self._shared_precision[head]),
         )
-        self._fit(head, slice(None))
-
-    def _fit(self, head: int, arms: slice) -> None:
-        """θ, noise and evidence of some arms, given the shared slopes, from what their last rebuild left."""
-        pull = self._prior_diagonal[head] * self.shared[head]
-        sums = self._moment_then[head, arms] + pull
-        theta = np.einsum("aij,aj->ai", self._inverse[head, arms], sums)
-        square, weight, log_det, residual_0, log_det_0 = self._then[:, head, arms]
-        floor = float(self._pooled_floor[head, 0])
-        explained = np.einsum("ai,ai->a", theta, sums) - float(pull @ self.shared[head])
-        # κβᵀβ, what the shared slopes' own prior adds to the sum of squares, in equal parts: without it their evidence
-        # is overstated by κβᵀβ/2σ² nats.
-        held = self._shared_precision[head] * float(self.shared[head] @ self.shared[head]) / self.n_arms
-        residual = np.maximum(square - explained, 0.0) + held + floor
-        observations = float(self._noise_weight[head, 0]) + weight
-        self._theta[head, arms] = theta
-        self._noise[1, head, arms] = residual / observations
-        # Bishop (2006) eq. 3.86 with the noise integrated out; constants shared by both models cancel.
-        gain = observations * np.log((residual_0 + floor) / residual)
-        self.log_evidence[head, arms] = 0.5 * (log_det_0 - log_det + gain)
+        self._arithmetic.fit(head)
 
     def _weigh_evidence(self, now: int) -> None:
         if self.slopes == "never":
@@ -357,11 +325,3 @@ class Heads:
                 for arm in range(self.n_arms):
                     self._rebuild(head, arm, now)
                 self._share(head)
-
-
-def _inverted(precision: FloatArray) -> tuple[float, FloatArray]:
-    """Log determinant and inverse of a positive definite matrix, by one Cholesky factorisation for both."""
-    factor, _ = dpotrf(precision, lower=1, clean=1)
-    log_det = 2.0 * float(np.log(factor.diagonal()).sum())
-    root, _ = dtrtri(factor, lower=1)  # dpotri takes 40 times as long where nothing limits OpenBLAS's threads
-    return log_det, root.T @ root

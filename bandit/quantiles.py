@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
+import numpy as np
+
 __all__ = ["RecentQuantile"]
 
 
 class RecentQuantile:
-    """The `q`-quantile of the last `window` values (river's rolling quantile, exact within the window)."""
+    """The `q`-quantile of the last `window` values, interpolated between the two nearest (Hyndman & Fan, 1996, no. 7).
 
-    __slots__ = ("_make", "_quantile", "_values")
+    Every outcome adds a value and few look at the quantile: it is found when somebody looks.
+    """
+
+    __slots__ = ("_found", "_q", "_values")
 
     def __init__(self, q: float, window: int) -> None:
-        from river.stats import RollingQuantile
-
-        self._make = lambda: RollingQuantile(q, window)
-        self._quantile = self._make()
+        self._q = q
         self._values = deque[float](maxlen=window)
+        self._found: float | None = None
 
     @property
     def count(self) -> int:
@@ -27,13 +30,14 @@ class RecentQuantile:
 
     def add(self, value: float) -> None:
         """One more value; the oldest beyond the window is dropped."""
-        self._quantile.update(value)
         self._values.append(value)
+        self._found = None
 
     def get(self) -> float:
         """The quantile; NaN while there is no value."""
-        value = self._quantile.get()
-        return float("nan") if value is None else float(value)
+        if self._found is None:
+            self._found = float(np.quantile(self._values, self._q)) if self._values else float("nan")
+        return self._found
 
     def values(self) -> list[float]:
         """The window, oldest first; `load` takes it back."""
@@ -41,7 +45,6 @@ class RecentQuantile:
 
     def load(self, values: Iterable[float]) -> None:
         """Replace the window."""
-        self._quantile = self._make()
         self._values.clear()
-        for value in values:
-            self.add(value)
+        self._values.extend(values)
+        self._found = None

@@ -59,7 +59,8 @@ def fixed_shares(shares: FloatArray, compliance: FloatArray) -> FloatArray:
 
 def mixed(p: FloatArray, parts: tuple[tuple[int, float], ...], allowed: BoolArray) -> FloatArray:
     """(1 - Σ sᵢ) p + Σ sᵢ eᵢ over the parts whose arm is allowed; where `p` is all 0, the parts share all."""
-    parts = tuple((arm, share) for arm, share in parts if allowed[arm] and share > 0.0)
+    if parts:
+        parts = tuple((arm, share) for arm, share in parts if allowed[arm] and share > 0.0)
     if not parts:
         return p
     total = sum(share for _, share in parts)
@@ -74,7 +75,7 @@ def mixed(p: FloatArray, parts: tuple[tuple[int, float], ...], allowed: BoolArra
 
 def kept_arm(mean: FloatArray, feasible: BoolArray, steer: Steer) -> int | None:
     """The arm that a session or a tool loop stays with, by mean utilities; None: the policy is to choose."""
-    if not feasible.any():
+    if (steer.keep is None and not steer.greedy) or not feasible.any():
         return None
     best = int(np.where(feasible, mean, -np.inf).argmax())
     if steer.keep is not None and feasible[steer.keep]:

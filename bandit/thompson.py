@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
-import numpy as np
-
+from bandit._mixing import tempered
 from bandit.errors import InvalidInput
 from bandit.policy import with_floor
 from bandit.propensity import best_arm_probabilities
@@ -49,8 +49,7 @@ class Thompson:
     @property
     def version(self) -> str:
         """See `Policy.version`."""
-        kind = "thompson" if self.contextual else "thompson_context_free"
-        return f"{kind}-2/floor={self.exploration_floor:g},scale={self.exploration_scale:g}"
+        return _version(self.contextual, self.exploration_floor, self.exploration_scale)
 
     @property
     def slopes(self) -> Literal["auto", "never"]:
@@ -59,7 +58,12 @@ class Thompson:
 
     def probabilities(self, utilities: Utilities, compliance: FloatArray, step: int) -> FloatArray:
         """See `Policy.probabilities`; whether an arm complies is sampled like its utility."""
-        scale = np.sqrt(_EXPLORED_IN_FULL / np.maximum(utilities.count, _EXPLORED_IN_FULL))
-        scale = np.maximum(scale, self.exploration_scale)
-        p = best_arm_probabilities(utilities.mean, scale * utilities.sd, compliance)
+        sd = tempered(utilities.sd, utilities.count, _EXPLORED_IN_FULL, self.exploration_scale)
+        p = best_arm_probabilities(utilities.mean, sd, compliance)
         return with_floor(p, compliance > 0, self.exploration_floor, utilities.floor_weights)
+
+
+@lru_cache(maxsize=64)
+def _version(contextual: bool, floor: float, scale: float) -> str:  # noqa: FBT001
+    kind = "thompson" if contextual else "thompson_context_free"
+    return f"{kind}-2/floor={floor:g},scale={scale:g}"

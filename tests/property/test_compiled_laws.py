@@ -1,4 +1,4 @@
-"""The compiled arithmetic is the formulas', written in plain numpy: within 1e-9 for whatever it is given."""
+"""The compiled arithmetic is that of the formulas in plain numpy: within 1e-9, whatever it is given."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from bandit import Objective, Price
+from bandit import _mixing as mixing
 from bandit import _quadrature as quadrature
 from bandit._beliefs import Beliefs
 from bandit._regression import Regressions
@@ -97,6 +98,11 @@ def test_predictions_sums_and_noise(n_arms, d, density):
     np.testing.assert_allclose(h.moment, moment, rtol=1e-9, atol=1e-12)
     h.settle(130)
     np.testing.assert_allclose(h._noise[0], plain_numpy.noises(h, h._decay(130)), rtol=1e-9)
+    precision = h._decay(130) * h.gram + np.stack([np.diag(row) for row in h._prior_diagonal])[:, None]
+    np.testing.assert_allclose(h._inverse @ precision, np.broadcast_to(np.eye(d), h.gram.shape), atol=1e-9)
+    np.testing.assert_array_equal(h._inverse, h._inverse.swapaxes(2, 3))
+    log_det = np.linalg.slogdet(precision / h._prior_diagonal[:, None, None])[1]
+    np.testing.assert_allclose(h._then[2], log_det, rtol=1e-9, atol=1e-9)
     for used in ([False] * 3, [True, False, True], [True] * 3):
         h.uses_slopes[:] = used
         for _ in range(5):
@@ -106,6 +112,48 @@ def test_predictions_sums_and_noise(n_arms, d, density):
                 np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-12)
             for head, arm in ((0, 0), (1, n_arms - 1), (2, n_arms // 2)):
                 assert h.expect(head, arm, x, 140) == pytest.approx(expected[0][head, arm], rel=1e-9, abs=1e-12)
+
+
+@given(arms(60), st.data())
+@law
+def test_floors_caps_and_probes(posterior, data):
+    """As the formulas of `with_floor` and `Filters.shape` say it, on arrays."""
+    p, weights, compliance = posterior
+    p, weights = np.abs(p) / np.abs(p).sum() if p.any() else np.full(p.size, 1 / p.size), weights / weights.max()
+    k, feasible = p.size, compliance > 0
+    floor = data.draw(st.floats(0, 0.99))
+    capped, refuge, allowed = (data.draw(arrays(bool, k)) for _ in range(3))
+    probes = np.where(data.draw(arrays(bool, k)), 0.03, 0.0)
+    for w in (None, weights):
+        least = feasible * floor / feasible.sum() * (1.0 if w is None else w)
+        np.testing.assert_allclose(mixing.floored(p, feasible, floor, w), (1 - least.sum()) * p + least, atol=1e-12)
+    for a in (None, allowed):
+        given_to = refuge if a is None else refuge & a
+        q = p.copy()
+        if (p[capped] > 0.1).any() and given_to.any():
+            q[capped] = np.minimum(q[capped], 0.1)
+            kept = q[given_to].sum()
+            q[given_to] += max(0.0, 1 - q.sum()) * (q[given_to] / kept if kept > 0 else 1 / given_to.sum())
+        probed = probes if a is None else probes * a
+        scale = min(1.0, 0.25 / probed.sum()) if probed.any() else 0.0
+        for start, c in ((q, capped), (p, None)):
+            expected = start * (1 - probed.sum() * scale) + probed * scale
+            np.testing.assert_allclose(mixing.shaped(p, c, refuge, 0.1, probes, 0.25, a), expected, atol=1e-12)
+
+
+def test_a_draw_is_that_of_the_cumulated_weights():
+    rng = np.random.default_rng(8)
+    for k in (1, 2, 10, 200):
+        p = np.where(rng.random(k) < 0.3, 0.0, rng.random(k))
+        p[rng.integers(k)] = 0.5
+        for u in (0.0, *rng.random(50), 1 - 2**-53):
+            cumulated = p.cumsum()
+            assert mixing.drawn(p, u) == min(
+                cumulated.searchsorted(u * cumulated[-1], side="right"), np.flatnonzero(p)[-1]
+            )
+    for p in (np.zeros(3), np.full(3, np.nan)):
+        with pytest.raises(ValueError, match="no arm"):
+            mixing.drawn(p, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -132,6 +180,12 @@ def test_arrays_of_another_kind_are_refused(wrong, message):
         lambda: Regressions(h).add(0, 0, wrong, 1.0, 1.0),
     ):
         with pytest.raises(ValueError, match=message):
+            call()
+    for call in (
+        lambda: mixing.floored(ok, ok, 0.1, None),
+        lambda: mixing.floored(ok, np.ones(4, dtype=bool), 0.1, None),
+    ):
+        with pytest.raises(ValueError, match="truth values"):
             call()
     beliefs = Beliefs(objective.weights, 1.0, 1.0, np.ones((4, 3)))
     with pytest.raises(ValueError, match="needs 9 numbers"):
