@@ -34,7 +34,9 @@ _INSERTS = {
     for kind, (table, columns) in TABLES.items()
 }
 _TABLE_OF = {kind: table for kind, (table, _) in TABLES.items()}
-_COPIED = " UNION ALL ".join(f"SELECT '{name}', ts FROM log.{name} WHERE seq = $seq" for name in dict(TABLES.values()))
+_COPIED = " UNION ALL ".join(
+    f"SELECT '{name}', ts FROM log.{name} WHERE seq = $seq AND ts IS NOT NULL" for name in dict(TABLES.values())
+)
 _REJECT = "INSERT INTO log.rejected VALUES (?, ?, ?, ?)"
 _BATCHES_PER_FLUSH = 20  # then the file is released, so that a long backlog does not keep readers out
 _BYTES_PER_INSERT = 2 << 20  # 10 MB at once overran a memory limit of 64 MB

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
 from steady_load import accepted, steady_load
 
@@ -88,6 +89,43 @@ async def test_all_upstreams_die_and_return_at_once(run_service, mortals, case, 
     case.happened = f"statuses {dict(load.statuses)}, the failures while none lived; then {dict(after.statuses)}"
     assert all(text.endswith("}}") for text in load.said.values())  # the error's body, whole
     assert set(outcomes_of(service)) == {e["decision_id"] for e in service.events("decision")}
+
+
+GAME_DAY = (
+    {"kind": "error", "model": "one", "share": 0.2, "status": 500, "for_s": 4},
+    {"kind": "latency", "model": "one", "share": 0.2, "latency_s": 0.2, "for_s": 4},
+    {"kind": "disconnect", "share": 0.1, "for_s": 4},
+    {"kind": "stall", "model": "two", "share": 0.05, "for_s": 4},
+)
+
+
+async def test_a_game_day_that_is_forgotten(run_service, mortals, case, patient, tmp_path):
+    """Faults by /admin/faults: every call is answered by another attempt, each fault is in the log, and they end."""
+    made = mortals("one", "two", "three")
+    for mortal in made:
+        await mortal.start()
+    settings = config(made) | {"faults": {"enabled": True, "seed": 3}}
+    settings["models"] = [model | {"timeout_s": 1} for model in settings["models"]]
+    with run_service(settings, tmp_path) as service:
+        for fault in GAME_DAY:
+            async with patient.post(f"{service.url}/admin/faults", json=fault) as response:
+                assert response.status == 201
+        load = await steady_load(service.url, 7, {}, per_second=PER_SECOND, bodies=BODIES)
+        case.saw(load)
+        async with patient.get(f"{service.url}/admin/faults") as response:
+            assert await response.json() == {"faults": []}
+        async with patient.get(f"{service.url}/metrics") as response:
+            lines = (await response.text()).splitlines()
+        assert service.stop() == 0
+    counted = sum(float(line.split()[-1]) for line in lines if line.startswith("pointsman_faults_injected_total{"))
+    told = [str(event["payload"]["error"]) for event in service.events("outcome")]
+    injected = Counter(code for code in told if code.startswith("injected_"))
+    case.lost = case.made - load.statuses[200]
+    case.happened = f"{dict(injected)}, all calls 200, none stands after 4 s"
+    assert set(injected) == {f"injected_{fault['kind']}" for fault in GAME_DAY}
+    assert sum(injected.values()) == counted
+    assert case.lost == 0
+    assert_all_recorded(service, load)
 
 
 async def _status(session, service):

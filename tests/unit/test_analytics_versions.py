@@ -46,6 +46,25 @@ async def test_a_log_of_another_store_is_left_alone(path, store, log, tmp_path):
     await other_store.close()
 
 
+async def test_a_log_of_another_store_is_left_alone_once_that_has_grown_past_it(path, store, log, tmp_path):
+    """What stands at the log's position there is another event: of another time, or of another kind."""
+    await store.append(outcomes(5))
+    await log.flush()
+    for number, event in enumerate((Event("outcome", "x", 9.0, b'{"ts":9.0}'), Event("feedback", "x", 1.0, b"{}"))):
+        other_store = SqliteStore(tmp_path / f"{number}.sqlite")
+        await other_store.append([*outcomes(4), event, *outcomes(3)])
+        other = AnalyticalLog(path, other_store)
+        assert await other.flush() == 0
+        assert "its event 5 is not the store's" in other.last_error
+        await other.close()
+        await other_store.close()
+    assert counts(path) == (5, 5, 5)
+    again = AnalyticalLog(path, store)  # the right one goes on
+    await store.append(outcomes(1))
+    assert await again.flush() == 1
+    await again.close()
+
+
 async def test_the_file_says_its_schema_version(path, log):
     await log.flush()
     assert query(path, "FROM schema_version") == [(analytics.SCHEMA_VERSION,)]

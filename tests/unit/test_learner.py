@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from bandit.types import RequestLimits
 from serving.errors import InvalidRequest, LimitsNotMet, NothingFeasible, Unavailable
 from serving.records import Labels, model_event
 from serving.roster import ADDED, REMOVED
-from serving.store import StoreFailed, StoreFull
+from serving.store import StoreFailed, StoreFull, StoreUnusable
 
 
 def decide(learner, ts=1000.0):
@@ -68,6 +69,16 @@ async def test_a_restart_finds_what_was_learned(make_learner, held_store, snapsh
     replayed = restarted.recover()
     assert learned(restarted) == learned(learner)
     assert replayed == held_store.position - (held_store.snapshots[-1][0] if held_store.snapshots else 0)
+
+
+async def test_an_event_that_cannot_be_read_stops_a_restart(make_learner, held_store):
+    """To go on without it would be to learn something else than was learned; what it holds is not said."""
+    drive(make_learner(), 3)
+    held_store.commit()
+    held_store.committed[2] = replace(held_store.committed[2], payload=b'{"secret')
+    with pytest.raises(StoreUnusable, match=r"its event 3 \(\w+\) cannot be read") as caught:
+        make_learner().recover()
+    assert "secret" not in str(caught.value)
 
 
 async def test_a_replay_takes_drift_from_the_log(make_learner, held_store):
