@@ -225,7 +225,7 @@ class _Service:
 async def _lasting(settings: Settings, mind: Mind, life: Life, stack: contextlib.AsyncExitStack) -> Lasting:
     """The stores opened, and what was learned rebuilt from them."""
     server, store_settings, counters = settings.server, settings.store, settings.metering.max_counters
-    server.data_dir.mkdir(parents=True, exist_ok=True)
+    server.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     metrics, live = Metrics(), Live(mind.pools)
     store = SqliteStore(
         server.data_dir / "router.sqlite",

@@ -103,7 +103,8 @@ class ServerSettings(Section):
     host: Name = Field(default="127.0.0.1", description="Address to listen on.")
     port: Count = Field(default=8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     data_dir: Annotated[Path, BeforeValidator(_folder)] = Field(
-        default=Path("pointsman-data"), description="Folder of both stores; made if it is not there."
+        default=Path("pointsman-data"),
+        description="Folder of both stores; made if it is not there, for its owner alone.",
     )
     max_body_bytes: Count = Field(
         default=10 * 2**20, ge=1024, le=2**30, description="Largest request body, in bytes; a larger one gets 413."

@@ -85,7 +85,7 @@ def packed(starts: Mapping[str, WarmStart]) -> bytes:
 def write_warm_starts(data_dir: Path, starts: Mapping[str, WarmStart]) -> Path:
     """Replace the file, whole or not at all, even if the power fails meanwhile; returns its path. Raises OSError."""
     path = data_dir / FILE_NAME
-    data_dir.mkdir(parents=True, exist_ok=True)
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     payload = packed(starts)
     temporary = data_dir / f"{FILE_NAME}.{os.getpid()}"
     try:

@@ -211,6 +211,7 @@ def _nothing_kept(folder, log, secrets):
     digests = [sha256(secret.encode()).hexdigest() for secret in secrets]
     assert "'ada'" in rows
     assert not any(text in rows for text in (*secrets, *digests))
+    assert log.parent.stat().st_mode & 0o077 == 0  # the folder that the service made is its owner's
     kept = [path for path in folder.rglob("*") if path.is_file() and path.name != "pointsman.yaml"]
     assert {"router.sqlite", "log.duckdb", "session.key"} <= {path.name for path in kept}
     for path in kept:
