@@ -166,7 +166,7 @@ async def test_an_event_of_the_store_is_no_event(copy, run_service, trial, case)
     case.happened = repr(last)
 
 
-async def test_the_wal_is_damaged(copy, sound, run_service, trial, case):
+async def test_the_wal_is_damaged(copy, run_service, trial, case, wait_until):
     """After a torn or turned WAL the store is as it was at some commit: a prefix of the events, without a gap."""
     kept = []
     data, whole = copy / "data", [(path, path.read_bytes()) for path in (copy / "data").iterdir()]
@@ -179,6 +179,7 @@ async def test_the_wal_is_damaged(copy, sound, run_service, trial, case):
             events = service.events()
             assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
             kept.append(len(events))
+            await wait_until(lambda: "it was filled from another store" in service.log)
             service.kill()
         case.made += 1
     case.answered = case.made
