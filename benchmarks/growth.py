@@ -8,7 +8,8 @@ is rewarded. What they hold was put there beforehand (`growth_data`): nobody wai
 the service's process, all threads, the log's flushes included. A ratio is of a value to the subject's first in the same
 round; the median of rounds, with the lowest and highest. Figures for 1e7 open decisions and 1e8 rows are projected: the
 line of cost against the logarithm of the size, through the median of every size measured. Keys and pools are called in
-turn, so that all are in use; with open decisions each reward is for an old one, drawn at random.
+turn, so that all are in use; with open decisions each reward is for an old one, drawn at random, while there are some
+(a size where they run out is left out of the projection).
 """
 
 from __future__ import annotations
@@ -185,18 +186,23 @@ def subject_of(name: str, sizes: tuple[int, ...], make: Callable[[str, int], Pla
                 "startup_s": round(places[size].server.startup_s, 2),
             }
         )
-    if name in _PROJECTED and len(sizes) > 2:
-        decades = [math.log10(size) for size in sizes]
-        medians = [point["cpu_us_per_call"] for point in found["points"]]
-        slope, error = line(decades, medians)
-        at = math.log10(_PROJECTED[name]) - statistics.mean(decades)
-        found["projected"] = {
-            "size": _PROJECTED[name],
-            "cpu_us_per_call": round(statistics.mean(medians) + slope * at, 1),
-            "us_a_decade": round(slope, 1),
-            "standard_error": round(error, 1),
-        }
+        if name == "open" and not places[size].old:
+            found["points"][-1]["ran_out"] = True  # the rest of the feedback was for the calls just made, from memory
+    if name in _PROJECTED:
+        found |= projected(found["points"], _PROJECTED[name])
     return found
+
+
+def projected(points: list[dict[str, Any]], size: int) -> dict[str, Any]:
+    """The cost at a size that was not measured, by a line through those that were; nothing from fewer than three."""
+    used = [point for point in points if not point.get("ran_out")]
+    if len(used) < 3:
+        return {}
+    decades, medians = [math.log10(p["size"]) for p in used], [p["cpu_us_per_call"] for p in used]
+    slope, error = line(decades, medians)
+    cpu = statistics.mean(medians) + slope * (math.log10(size) - statistics.mean(decades))
+    found = {"size": size, "cpu_us_per_call": round(cpu, 1), "us_a_decade": round(slope, 1)}
+    return {"projected": found | {"standard_error": round(error, 1)}}
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:

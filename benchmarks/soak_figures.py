@@ -27,7 +27,9 @@ _FLAT = 1.25  # of the second half's p99 over the first's
 # writes anew what it changes before it frees what was there, in blocks of 256 kB for each column.
 _TIMES_COMPUTED = {"store": 1.25, "log": 2.0}
 _BLOCKS_MB = 10.0
-_STORE_SLACK_S = 120.0  # a snapshot is taken every 20,000 events, and the store looked at every five seconds
+# An event leaves once it was a horizon old at the last snapshot: one is taken every so many events.
+_SNAPSHOT_EVENTS = 20_000
+_SLACK_S = 30.0  # the store is looked at every five seconds, the log's last flush is later than its last call
 _TABLES = ("decisions", "outcomes", "rewards", "filter_events", "benchmark_results", "changes")
 
 
@@ -122,8 +124,8 @@ def _sizes(samples: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
 def _retention(kept: dict[str, Any], folder: Path, horizon_s: float, retention_s: float) -> dict[str, Any]:
     """How old the oldest row is, in the last samples' store and in the log as it was left."""
     samples, ended_at = kept["samples"], (folder / "log.duckdb").stat().st_mtime
-    acted = samples[-1]["seconds"] > horizon_s + _STORE_SLACK_S
-    oldest_s = max((s["store_oldest_s"] for s in samples if s["seconds"] > horizon_s + _STORE_SLACK_S), default=None)
+    store_s = horizon_s + _longest_s(samples, _SNAPSHOT_EVENTS) + _SLACK_S
+    oldest_s = max((s["store_oldest_s"] for s in samples if s["seconds"] > store_s), default=None)
     with duckdb.connect(str(folder / "log.duckdb"), read_only=True) as log:
         (oldest_ts,) = log.execute("SELECT min(ts) FROM decisions").fetchall()[0]
         lost = log.execute(
@@ -132,23 +134,35 @@ def _retention(kept: dict[str, Any], folder: Path, horizon_s: float, retention_s
         orphans = log.execute(
             "SELECT count(*) FROM outcomes WHERE decision_id NOT IN (SELECT decision_id FROM decisions)"
         ).fetchall()[0][0]
-    log_s, allowed_s = ended_at - oldest_ts, retention_s * (1 + 1 / 24) + 60
+    log_s, allowed_s = ended_at - oldest_ts, retention_s * (1 + 1 / 24) + _SLACK_S
     log_acted = samples[-1]["removed_rows"] > 0
     return {
         "store retention": {
             "oldest_event_s": oldest_s,
             "horizon_s": horizon_s,
-            "holds": oldest_s is not None and oldest_s <= horizon_s + _STORE_SLACK_S if acted else None,
+            "allowed_s": round(store_s, 1),
+            "holds": None if oldest_s is None else oldest_s <= store_s,
         },
         "log retention": {
             "oldest_row_s": round(log_s, 1),
             "retention_s": retention_s,
+            "allowed_s": allowed_s,
             "removed_rows": samples[-1]["removed_rows"],
             "decisions_without_outcome": lost,
             "outcomes_without_decision": orphans,
             "holds": log_s <= allowed_s and not orphans if log_acted else None,
         },
     }
+
+
+def _longest_s(samples: list[dict[str, Any]], events: int) -> float:
+    """The longest that so many events took to come, by samples; the whole run where it had no more."""
+    longest, start = 0.0, 0
+    for end in samples:
+        while end["last_seq"] - samples[start + 1]["last_seq"] >= events:
+            start += 1
+        longest = max(longest, end["seconds"] - samples[start]["seconds"])
+    return longest
 
 
 def shown(kept: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from benchmarks.growth import projected
 from benchmarks.soak_calls import unexpected
 from benchmarks.soak_figures import files_of, line
 
@@ -35,3 +36,11 @@ def test_answers_that_should_have_been_are_not_unexpected():
 def test_files_that_are_not_there_have_no_size(tmp_path):
     (tmp_path / "router.sqlite").write_bytes(bytes(2_000_000))
     assert files_of(tmp_path) == {"store_mb": 2.0, "store_wal_mb": 0.0, "log_mb": 0.0, "log_wal_mb": 0.0}
+
+
+def test_a_projection_goes_on_by_decades_and_leaves_out_what_ran_out():
+    points = [{"size": 10**n, "cpu_us_per_call": 100.0 + 10 * n} for n in (4, 5, 6)]
+    odd = {"size": 1_000, "cpu_us_per_call": 7.0, "ran_out": True}
+    found = projected([odd, *points], 10**8)["projected"]
+    assert (found["cpu_us_per_call"], found["us_a_decade"]) == (pytest.approx(180.0), pytest.approx(10.0))
+    assert projected([odd, *points[:2]], 10**8) == {}
