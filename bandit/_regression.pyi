@@ -1,6 +1,10 @@
 from bandit.posterior import Heads
 from bandit.types import FloatArray
 
+def common_slopes(
+    inverse: FloatArray, moment: FloatArray, precision: FloatArray, shared_precision: float
+) -> tuple[FloatArray, float]: ...
+
 class Regressions:
     def __init__(self, heads: Heads) -> None: ...
     def predict(self, x: FloatArray, decay: float) -> FloatArray: ...

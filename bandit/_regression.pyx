@@ -5,7 +5,7 @@ Owns no state: it reads and writes the arrays of the heads it was made for, whic
 """
 
 from libc.math cimport log
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport calloc, free, malloc
 
 cimport numpy as cnp
 
@@ -13,7 +13,73 @@ from bandit._arrays cimport doubles, flags, integers, zeros
 
 cnp.import_array()
 
-__all__ = ["Regressions"]
+__all__ = ["Regressions", "common_slopes"]
+
+
+def common_slopes(cnp.ndarray inverse, cnp.ndarray moment, cnp.ndarray precision, double shared_precision):
+    """See `bandit.hierarchy.shared_slopes`."""
+    cdef Py_ssize_t n = inverse.shape[0], d = inverse.shape[1], m = d - 1, a, i, j
+    cdef const double* given = doubles(inverse, n * d * d)
+    cdef const double* sums = doubles(moment, n * d)
+    cdef const double* own = doubles(precision, d) + 1
+    cdef cnp.ndarray result = zeros(0, d)
+    cdef double* beta = doubles(result, d)
+    cdef double* total = <double*>calloc(m * m + 2 * m + 1, sizeof(double))
+    cdef double* signal = total + m * m
+    cdef const double* row
+    cdef double log_det
+    if total == NULL:
+        raise MemoryError
+    for a in range(n):
+        for i in range(d):
+            row = given + (a * d + i) * d + 1
+            if i > 0:
+                for j in range(i - 1, m):
+                    total[(i - 1) * m + j] += row[j]
+            for j in range(m):
+                signal[j] += row[j] * sums[a * d + i]
+    for i in range(m):
+        signal[i] *= own[i] / shared_precision
+        for j in range(i, m):
+            total[i * m + j] *= -own[i] * own[j] / shared_precision
+        total[i * (m + 1)] += 1.0 + n * own[i] / shared_precision
+    log_det = _invert(total, m, signal + m)
+    for i in range(m):
+        for j in range(m):
+            beta[1 + j] += total[i * m + j] * signal[i]
+    free(total)
+    return result, log_det
+
+
+cdef double _invert(double* a, Py_ssize_t d, double* c) noexcept nogil:
+    """Replace a positive definite matrix by its inverse; returns its log determinant. `c`: room for a row.
+
+    By sweeping one row after the other (Goodnight, 1979), in the upper half; the lower one is its mirror.
+    """
+    cdef Py_ssize_t i, j, k
+    cdef double pivot, part, log_det = 0.0
+    for k in range(d):
+        pivot = a[k * d + k]
+        log_det += log(pivot)
+        for i in range(d):
+            c[i] = a[i * d + k] if i < k else a[k * d + i]
+        c[k] = 0.0
+        for i in range(d):
+            part = c[i] / pivot
+            if part != 0.0:
+                for j in range(i, d):
+                    a[i * d + j] -= part * c[j]
+        for i in range(d):
+            if i < k:
+                a[i * d + k] = c[i] / pivot
+            else:
+                a[k * d + i] = c[i] / pivot
+        a[k * d + k] = -1.0 / pivot
+    for i in range(d):
+        for j in range(i, d):
+            a[i * d + j] = -a[i * d + j]
+            a[j * d + i] = a[i * d + j]
+    return log_det
 
 
 cdef class Regressions:
@@ -180,7 +246,7 @@ cdef class Regressions:
         for j in range(d):
             inverse[j * (d + 1)] += prior[j]
             self._moment_then[i * d + j] = decay * self._moment[i * d + j]
-        log_det = self._invert(inverse)
+        log_det = _invert(inverse, d, self._room)
         for j in range(d):
             log_det -= log(prior[j])
         level = self._moment_then[i * d]
@@ -224,37 +290,6 @@ cdef class Regressions:
         # Bishop (2006) eq. 3.86 with the noise integrated out; constants shared by both models cancel.
         gain = observations * log((self._then[3 * n + i] + floor) / residual)
         self._log_evidence[i] = 0.5 * (self._then[4 * n + i] - self._then[2 * n + i] + gain)
-
-    cdef double _invert(self, double* a) noexcept nogil:
-        """Replace a positive definite matrix by its inverse; returns its log determinant.
-
-        By sweeping one row after the other (Goodnight, 1979), in the upper half; the lower one is its mirror.
-        """
-        cdef Py_ssize_t d = self._d, i, j, k
-        cdef double* c = self._room
-        cdef double pivot, part, log_det = 0.0
-        for k in range(d):
-            pivot = a[k * d + k]
-            log_det += log(pivot)
-            for i in range(d):
-                c[i] = a[i * d + k] if i < k else a[k * d + i]
-            c[k] = 0.0
-            for i in range(d):
-                part = c[i] / pivot
-                if part != 0.0:
-                    for j in range(i, d):
-                        a[i * d + j] -= part * c[j]
-            for i in range(d):
-                if i < k:
-                    a[i * d + k] = c[i] / pivot
-                else:
-                    a[k * d + i] = c[i] / pivot
-            a[k * d + k] = -1.0 / pivot
-        for i in range(d):
-            for j in range(i, d):
-                a[i * d + j] = -a[i * d + j]
-                a[j * d + i] = a[i * d + j]
-        return log_det
 
     cdef Py_ssize_t _place(self, Py_ssize_t head, Py_ssize_t arm) except -1:
         if not (0 <= head < self._n_heads and 0 <= arm < self._n_arms):

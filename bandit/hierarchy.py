@@ -5,8 +5,7 @@ Pure linear algebra on stacked regressions. Knows nothing of heads, forgetting o
 
 from __future__ import annotations
 
-import numpy as np
-
+from bandit._regression import common_slopes
 from bandit.types import FloatArray
 
 __all__ = ["shared_slopes"]
@@ -27,12 +26,4 @@ def shared_slopes(
     (d,) the diagonal of Λ (entry 0, the intercept's, takes no part), `shared_precision` is κ > 0. One arm alone makes
     the same predictions as a single regression with prior variance `1/κ + 1/Λ`.
     """
-    own = precision[1:]
-    information = -(own[:, None] * own) * inverse[:, 1:, 1:].sum(axis=0)
-    information.flat[:: own.size + 1] += inverse.shape[0] * own
-    signal = own * np.einsum("aij,aj->i", inverse[:, 1:, :], moment)
-    scaled = information / shared_precision
-    scaled.flat[:: own.size + 1] += 1.0
-    beta = np.zeros(precision.size)
-    beta[1:] = np.linalg.solve(scaled, signal / shared_precision)
-    return beta, float(np.linalg.slogdet(scaled)[1])
+    return common_slopes(inverse, moment, precision, shared_precision)

@@ -95,3 +95,12 @@ def noises(h, decay):
     residual = np.maximum(decay * h.square - (decay * h.moment[:, :, 0]) ** 2 / precision, 0.0)
     totals = residual.sum(axis=1, keepdims=True) + h._noise_floor, weight.sum(axis=1, keepdims=True) + h._noise_weight
     return (residual + h._noise_weight * totals[0] / totals[1]) / (h._noise_weight + weight)
+
+
+def shared_slopes(inverse, moment, precision, shared_precision):
+    """β = (κI + Σ J)⁻¹ Σ h with `J = Λ − ΛA⁻¹Λ` and `h = ΛA⁻¹m`, and log det(I + J/κ), on the slopes."""
+    own = np.diag(precision)
+    information = sum(own - own @ a @ own for a in inverse)[1:, 1:]
+    signal = sum(own @ a @ m for a, m in zip(inverse, moment, strict=True))[1:]
+    scaled = np.eye(len(signal)) + information / shared_precision
+    return np.append(0.0, np.linalg.solve(scaled, signal / shared_precision)), np.linalg.slogdet(scaled)[1]

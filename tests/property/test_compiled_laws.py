@@ -14,6 +14,7 @@ from bandit import _mixing as mixing
 from bandit import _quadrature as quadrature
 from bandit._beliefs import Beliefs
 from bandit._regression import Regressions
+from bandit.hierarchy import shared_slopes
 from bandit.posterior import HeadPrior, Heads
 from bandit.propensity import _STANDARD_NODES, best_arm_probabilities
 from bandit.scorer import Scorer
@@ -103,6 +104,12 @@ def test_predictions_sums_and_noise(n_arms, d, density):
     np.testing.assert_array_equal(h._inverse, h._inverse.swapaxes(2, 3))
     log_det = np.linalg.slogdet(precision / h._prior_diagonal[:, None, None])[1]
     np.testing.assert_allclose(h._then[2], log_det, rtol=1e-9, atol=1e-9)
+    for head, prior in enumerate(PRIORS):
+        given_to = h._inverse[head], h._moment_then[head], h._prior_diagonal[head], prior.shared_precision
+        slopes, price = shared_slopes(*given_to)
+        expected = plain_numpy.shared_slopes(*given_to)
+        np.testing.assert_allclose(slopes, expected[0], rtol=1e-9, atol=1e-12)
+        assert price == pytest.approx(expected[1], rel=1e-9, abs=1e-9)
     for used in ([False] * 3, [True, False, True], [True] * 3):
         h.uses_slopes[:] = used
         for _ in range(5):
