@@ -11,7 +11,7 @@ from libc.string cimport memcpy
 
 cimport numpy as cnp
 
-from bandit._arrays cimport doubles, zeros
+from bandit._arrays cimport doubles, numbers, zeros
 
 cnp.import_array()
 
@@ -149,6 +149,10 @@ def few(cnp.ndarray mean, cnp.ndarray sd, cnp.ndarray compliance, cnp.ndarray st
 
     `standard_nodes` (24, 16): each arm's nodes as standard scores, ascending.
     """
+    mean = numbers(mean)
+    sd = numbers(sd)
+    compliance = numbers(compliance)
+    standard_nodes = numbers(standard_nodes)
     cdef Py_ssize_t n = cnp.PyArray_SIZE(mean), a, found = 0
     cdef const double* m = doubles(mean, n)
     cdef const double* s = doubles(sd, n)
@@ -182,6 +186,10 @@ def few(cnp.ndarray mean, cnp.ndarray sd, cnp.ndarray compliance, cnp.ndarray st
 
 def shares(cnp.ndarray mean, cnp.ndarray scale, cnp.ndarray weight, cnp.ndarray nodes):
     """The Stieltjes sum over ascending nodes, shape (n_arms,), normalised; `weight`: of an arm's taking part."""
+    mean = numbers(mean)
+    scale = numbers(scale)
+    weight = numbers(weight)
+    nodes = numbers(nodes)
     cdef Py_ssize_t n = cnp.PyArray_SIZE(mean), n_nodes = cnp.PyArray_SIZE(nodes)
     cdef const double* m = doubles(mean, n)
     cdef const double* s = doubles(scale, n)
@@ -196,6 +204,10 @@ def shares(cnp.ndarray mean, cnp.ndarray scale, cnp.ndarray weight, cnp.ndarray 
 
 def maximum(cnp.ndarray mean, cnp.ndarray scale, cnp.ndarray weight, cnp.ndarray nodes):
     """The distribution function of the largest sampled utility at the nodes, shape (n_nodes,)."""
+    mean = numbers(mean)
+    scale = numbers(scale)
+    weight = numbers(weight)
+    nodes = numbers(nodes)
     cdef Py_ssize_t n = cnp.PyArray_SIZE(mean), n_nodes = cnp.PyArray_SIZE(nodes), a, i
     cdef const double* m = doubles(mean, n)
     cdef const double* s = doubles(scale, n)
