@@ -4,6 +4,11 @@
 cimport numpy as cnp
 
 
+cdef inline cnp.ndarray numbers(cnp.ndarray given):
+    """What a caller gives, as contiguous numbers in double precision: the array itself where it is that already."""
+    return cnp.PyArray_FROM_OTF(given, cnp.NPY_DOUBLE, cnp.NPY_ARRAY_CARRAY_RO)
+
+
 cdef inline double* doubles(cnp.ndarray array, Py_ssize_t size) except NULL:
     """The array's own numbers; raises ValueError where it is not `size` of them in double precision, in one piece."""
     if cnp.PyArray_TYPE(array) != cnp.NPY_DOUBLE or not cnp.PyArray_IS_C_CONTIGUOUS(array):

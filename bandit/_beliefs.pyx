@@ -8,7 +8,7 @@ from libc.math cimport M_SQRT1_2, NAN, erfc, exp, log, log1p, sqrt
 
 cimport numpy as cnp
 
-from bandit._arrays cimport doubles, zeros
+from bandit._arrays cimport doubles, numbers, zeros
 
 cnp.import_array()
 
@@ -53,14 +53,17 @@ cdef class Beliefs:
     ):
         self._weight_q, self._weight_c, self._weight_l = weights
         self._cost_reference_usd, self._latency_reference_s = cost_reference_usd, latency_reference_s
-        self._prices, self._n_arms = prices, prices.shape[1]
-        doubles(prices, 4 * self._n_arms)
+        self._prices, self._n_arms = numbers(prices), prices.shape[1]
+        doubles(self._prices, 4 * self._n_arms)
 
     def of(self, cnp.ndarray mean, cnp.ndarray variance, cnp.ndarray noise, double input_tokens):
         """Shape (7, n_arms): mean and sd of the utility, quality, cost in USD, latency in s, log sds of these two.
 
         `mean`, `variance` (of the mean), `noise`: each (3, n_arms), as `Scorer.utilities` takes them.
         """
+        mean = numbers(mean)
+        variance = numbers(variance)
+        noise = numbers(noise)
         cdef Py_ssize_t n = self._n_arms, a
         cdef const double* m = doubles(mean, 3 * n)
         cdef const double* v = doubles(variance, 3 * n)

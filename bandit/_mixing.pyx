@@ -8,7 +8,7 @@ from libc.math cimport sqrt
 
 cimport numpy as cnp
 
-from bandit._arrays cimport doubles, flags, zeros
+from bandit._arrays cimport doubles, flags, numbers, zeros
 
 cnp.import_array()
 
@@ -17,6 +17,8 @@ __all__ = ["drawn", "floored", "shaped", "tempered"]
 
 def tempered(cnp.ndarray sd, cnp.ndarray count, double enough, double least):
     """Each sd times `√(enough/count)`, held between `least` and 1."""
+    sd = numbers(sd)
+    count = numbers(count)
     cdef Py_ssize_t n = cnp.PyArray_SIZE(sd), a
     cdef const double* s = doubles(sd, n)
     cdef const double* c = doubles(count, n)
@@ -29,6 +31,8 @@ def tempered(cnp.ndarray sd, cnp.ndarray count, double enough, double least):
 
 def floored(cnp.ndarray p, cnp.ndarray feasible, double floor, cnp.ndarray weights):
     """See `bandit.policy.with_floor`; `weights` may be None."""
+    p = numbers(p)
+    weights = None if weights is None else numbers(weights)
     cdef Py_ssize_t n = cnp.PyArray_SIZE(p), a, count = 0
     cdef const double* given = doubles(p, n)
     cdef const cnp.npy_bool* open_to = flags(feasible, n)
@@ -57,6 +61,8 @@ def shaped(
 
     `allowed` False: no refuge and no probe; None: all are. `capped` None: probes alone.
     """
+    p = numbers(p)
+    probes = numbers(probes)
     cdef Py_ssize_t n = cnp.PyArray_SIZE(p), a
     cdef const double* given = doubles(p, n)
     cdef const double* probe = doubles(probes, n)
@@ -105,6 +111,7 @@ cdef void _cap(
 
 def drawn(cnp.ndarray p, double u):
     """The arm that a uniform `u` in [0, 1) draws from weights p ≥ 0, not all 0."""
+    p = numbers(p)
     cdef Py_ssize_t n = cnp.PyArray_SIZE(p), a, last = -1
     cdef const double* weight = doubles(p, n)
     cdef double total = 0.0, reached = 0.0

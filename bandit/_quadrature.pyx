@@ -7,11 +7,11 @@ go among many arms is decided in `bandit.propensity`, whose docstrings say what 
 
 from libc.math cimport INFINITY, M_SQRT1_2, erfc, fabs
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 cimport numpy as cnp
 
-from bandit._arrays cimport doubles, zeros
+from bandit._arrays cimport doubles, numbers, zeros
 
 cnp.import_array()
 
@@ -48,59 +48,56 @@ cdef void _tabulate() noexcept:
 _tabulate()
 
 
-cdef struct Arm:
-    # Half of P(sampled utility ≤ u) is `share·Φ + rest`, and Φ stands in the table at `cuts·u + offset`.
-    double cuts
-    double offset
-    double share
-    double rest
-    double below  # that half at the node before
+cdef void _below(double mean, double scale, double weight, const double* nodes, Py_ssize_t n, double* half) noexcept nogil:
+    """Half of P(sampled utility ≤ node) at each node, above 0: all nodes of one arm in turn, so that jumps are foreseen."""
+    cdef double cuts = _CUTS / scale, offset = _CUT_REACH * _CUTS - cuts * mean, share = 0.5 * weight, at
+    cdef double rest = 0.5 - share
+    cdef Py_ssize_t i, cell
+    for i in range(n):
+        at = cuts * nodes[i] + offset
+        at = at if at > 0.0 else 0.0  # NaN, too
+        at = at if at < _LAST else _LAST
+        cell = <Py_ssize_t>at
+        half[i] = ((at - cell) * _PHI[2 * cell + 1] + _PHI[2 * cell]) * share + rest
 
 
-cdef inline double _below(const Arm* arm, double node) noexcept nogil:
-    """Half of P(sampled utility ≤ node), above 0."""
-    cdef double at = arm.cuts * node + arm.offset
-    cdef Py_ssize_t cell
-    at = at if at > 0.0 else 0.0  # NaN, too
-    at = at if at < _LAST else _LAST
-    cell = <Py_ssize_t>at
-    return ((at - cell) * _PHI[2 * cell + 1] + _PHI[2 * cell]) * arm.share + arm.rest
-
-
-cdef void _set_arms(Arm* arms, const double* mean, const double* scale, const double* weight, Py_ssize_t n) noexcept nogil:
-    cdef Py_ssize_t a
-    for a in range(n):
-        arms[a].cuts = _CUTS / scale[a]
-        arms[a].offset = _CUT_REACH * _CUTS - arms[a].cuts * mean[a]
-        arms[a].share = 0.5 * weight[a]
-        arms[a].rest = 0.5 - arms[a].share
-
-
-cdef void _stieltjes(Arm* arms, Py_ssize_t n, const double* nodes, Py_ssize_t n_nodes, double* p, double* mass) noexcept nogil:
-    """Each arm's share: its mass between neighbouring nodes times the others' mean there. `mass` is room for n numbers.
+cdef int _stieltjes(
+    const double* mean, const double* scale, const double* weight, Py_ssize_t n, const double* nodes, Py_ssize_t n_nodes,
+    double* p,
+) except -1:
+    """Each arm's share: its mass between neighbouring nodes times the others' mean there.
 
     Dividing the whole product by an arm's own factor leaves the others'.
     """
+    cdef double* room = <double*>malloc((n + 1) * n_nodes * sizeof(double))
+    cdef double* product = room + n * n_nodes
+    cdef const double* half
+    cdef double even, odd, total = 0.0
     cdef Py_ssize_t a, i
-    cdef double right, middle, product, total = 0.0
-    memset(p, 0, n * sizeof(double))
+    if room == NULL:
+        raise MemoryError
+    for i in range(n_nodes - 1):
+        product[i] = 1.0
     for a in range(n):
-        arms[a].below = _below(&arms[a], nodes[0])
-    for i in range(1, n_nodes):
-        product = 1.0
-        for a in range(n):
-            right = _below(&arms[a], nodes[i])
-            middle = right + arms[a].below
-            mass[a] = (right - arms[a].below) / middle
-            product *= middle
-            arms[a].below = right
-        for a in range(n):
-            p[a] += mass[a] * product
+        half = room + a * n_nodes
+        _below(mean[a], scale[a], weight[a], nodes, n_nodes, room + a * n_nodes)
+        for i in range(n_nodes - 1):
+            product[i] *= half[i + 1] + half[i]
     for a in range(n):
-        p[a] = p[a] if p[a] > 0.0 else 0.0  # rounding may take one without a chance below 0
+        half = room + a * n_nodes
+        even, odd = 0.0, 0.0  # two sums: one would wait for itself
+        for i in range(0, n_nodes - 2, 2):
+            even += (half[i + 1] - half[i]) / (half[i + 1] + half[i]) * product[i]
+            odd += (half[i + 2] - half[i + 1]) / (half[i + 2] + half[i + 1]) * product[i + 1]
+        if n_nodes % 2 == 0:
+            i = n_nodes - 2
+            even += (half[i + 1] - half[i]) / (half[i + 1] + half[i]) * product[i]
+        p[a] = even + odd if even + odd > 0.0 else 0.0  # rounding may take one without a chance below 0
         total += p[a]
     for a in range(n):
         p[a] /= total
+    free(room)
+    return 0
 
 
 cdef double* _merged(double* runs, double* spare, Py_ssize_t n) noexcept nogil:
@@ -115,9 +112,9 @@ cdef double* _merged(double* runs, double* spare, Py_ssize_t n) noexcept nogil:
             i, j, k = start, middle, start
             while i < middle and j < end:
                 second = runs[j] < runs[i]  # without a jump, which would be guessed wrong half the time
-                to[k] = runs[j] if second else runs[i]
+                to[k] = min(runs[i], runs[j])
                 j += second
-                i += not second
+                i += 1 - second
                 k += 1
             memcpy(to + k, runs + i, (middle - i) * sizeof(double))
             memcpy(to + k + middle - i, runs + j, (end - j) * sizeof(double))
@@ -127,16 +124,14 @@ cdef double* _merged(double* runs, double* spare, Py_ssize_t n) noexcept nogil:
     return runs
 
 
-cdef void _few(double* mean, double* scale, double* weight, Py_ssize_t n, const double* standard, double* p) noexcept nogil:
-    cdef Arm arms[_FEW]
+cdef int _few(double* mean, double* scale, double* weight, Py_ssize_t n, const double* standard, double* p) except -1:
     cdef double runs[_FEW * _NODES]
     cdef double spare[_FEW * _NODES]
-    cdef double mass[_FEW]
     cdef double largest = 1.0, most = 0.0
     cdef Py_ssize_t a, i
     if n == 1:
         p[0] = 1.0
-        return
+        return 0
     for a in range(n):
         largest = max(largest, fabs(mean[a]))
         most = max(most, weight[a])
@@ -146,8 +141,7 @@ cdef void _few(double* mean, double* scale, double* weight, Py_ssize_t n, const 
         weight[a] *= max(1.0, _SMALL / most)
         for i in range(_NODES):
             runs[a * _NODES + i] = mean[a] + scale[a] * standard[a * _NODES + i]
-    _set_arms(arms, mean, scale, weight, n)
-    _stieltjes(arms, n, _merged(runs, spare, n * _NODES), n * _NODES, p, mass)
+    return _stieltjes(mean, scale, weight, n, _merged(runs, spare, n * _NODES), n * _NODES, p)
 
 
 def few(cnp.ndarray mean, cnp.ndarray sd, cnp.ndarray compliance, cnp.ndarray standard_nodes):
@@ -155,6 +149,10 @@ def few(cnp.ndarray mean, cnp.ndarray sd, cnp.ndarray compliance, cnp.ndarray st
 
     `standard_nodes` (24, 16): each arm's nodes as standard scores, ascending.
     """
+    mean = numbers(mean)
+    sd = numbers(sd)
+    compliance = numbers(compliance)
+    standard_nodes = numbers(standard_nodes)
     cdef Py_ssize_t n = cnp.PyArray_SIZE(mean), a, found = 0
     cdef const double* m = doubles(mean, n)
     cdef const double* s = doubles(sd, n)
@@ -188,23 +186,28 @@ def few(cnp.ndarray mean, cnp.ndarray sd, cnp.ndarray compliance, cnp.ndarray st
 
 def shares(cnp.ndarray mean, cnp.ndarray scale, cnp.ndarray weight, cnp.ndarray nodes):
     """The Stieltjes sum over ascending nodes, shape (n_arms,), normalised; `weight`: of an arm's taking part."""
+    mean = numbers(mean)
+    scale = numbers(scale)
+    weight = numbers(weight)
+    nodes = numbers(nodes)
     cdef Py_ssize_t n = cnp.PyArray_SIZE(mean), n_nodes = cnp.PyArray_SIZE(nodes)
     cdef const double* m = doubles(mean, n)
     cdef const double* s = doubles(scale, n)
     cdef const double* w = doubles(weight, n)
     cdef const double* at = doubles(nodes, n_nodes)
     cdef cnp.ndarray result = zeros(0, n)
-    cdef Arm* arms = <Arm*>malloc(n * (sizeof(Arm) + sizeof(double)))
-    if arms == NULL:
-        raise MemoryError
-    _set_arms(arms, m, s, w, n)
-    _stieltjes(arms, n, at, n_nodes, doubles(result, n), <double*>(arms + n))
-    free(arms)
+    if n_nodes < 2:
+        raise ValueError("needs two nodes")
+    _stieltjes(m, s, w, n, at, n_nodes, doubles(result, n))
     return result
 
 
 def maximum(cnp.ndarray mean, cnp.ndarray scale, cnp.ndarray weight, cnp.ndarray nodes):
     """The distribution function of the largest sampled utility at the nodes, shape (n_nodes,)."""
+    mean = numbers(mean)
+    scale = numbers(scale)
+    weight = numbers(weight)
+    nodes = numbers(nodes)
     cdef Py_ssize_t n = cnp.PyArray_SIZE(mean), n_nodes = cnp.PyArray_SIZE(nodes), a, i
     cdef const double* m = doubles(mean, n)
     cdef const double* s = doubles(scale, n)
@@ -212,11 +215,14 @@ def maximum(cnp.ndarray mean, cnp.ndarray scale, cnp.ndarray weight, cnp.ndarray
     cdef const double* at = doubles(nodes, n_nodes)
     cdef cnp.ndarray result = zeros(0, n_nodes)
     cdef double* f = doubles(result, n_nodes)
-    cdef Arm arm
+    cdef double* half = <double*>malloc((n_nodes + 1) * sizeof(double))
+    if half == NULL:
+        raise MemoryError
     for i in range(n_nodes):
         f[i] = 1.0
     for a in range(n):
-        _set_arms(&arm, m + a, s + a, w + a, 1)
+        _below(m[a], s[a], w[a], at, n_nodes, half)
         for i in range(n_nodes):
-            f[i] *= 2.0 * _below(&arm, at[i])
+            f[i] *= 2.0 * half[i]
+    free(half)
     return result

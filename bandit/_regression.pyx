@@ -9,7 +9,7 @@ from libc.stdlib cimport calloc, free, malloc
 
 cimport numpy as cnp
 
-from bandit._arrays cimport doubles, flags, integers, zeros
+from bandit._arrays cimport doubles, flags, integers, numbers, zeros
 
 cnp.import_array()
 
@@ -18,6 +18,9 @@ __all__ = ["Regressions", "common_slopes"]
 
 def common_slopes(cnp.ndarray inverse, cnp.ndarray moment, cnp.ndarray precision, double shared_precision):
     """See `bandit.hierarchy.shared_slopes`."""
+    inverse = numbers(inverse)
+    moment = numbers(moment)
+    precision = numbers(precision)
     cdef Py_ssize_t n = inverse.shape[0], d = inverse.shape[1], m = d - 1, a, i, j
     cdef const double* given = doubles(inverse, n * d * d)
     cdef const double* sums = doubles(moment, n * d)
@@ -298,7 +301,8 @@ cdef class Regressions:
 
     cdef int _take(self, cnp.ndarray x) except -1:
         """Note the entries of a context that are not 0."""
-        cdef const double* values = doubles(x, self._d)
+        cdef cnp.ndarray given = numbers(x)
+        cdef const double* values = doubles(given, self._d)
         cdef Py_ssize_t j
         self._filled = 0
         for j in range(self._d):
