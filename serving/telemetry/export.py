@@ -17,9 +17,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from serving.telemetry.settings import TracingSettings
+from serving.telemetry.spans import Noted, message
 
 __all__ = ["Exporter"]
 
@@ -40,11 +40,11 @@ class Exporter:
         self._headers["Content-Type"] = "application/x-protobuf"
         if settings.compression == "gzip":
             self._headers["Content-Encoding"] = "gzip"
-        self._waiting: list[Span] = []
+        self._waiting: list[Noted] = []
         self._enough, self._closing = asyncio.Event(), asyncio.Event()
         self._failing = False
 
-    def put(self, spans: list[Span]) -> None:
+    def put(self, spans: list[Noted]) -> None:
         """Have spans sent; all of them are dropped where the queue is full."""
         if len(self._waiting) + len(spans) > self._settings.queue_size or self._closing.is_set():
             self._count("dropped", len(spans))
@@ -82,7 +82,7 @@ class Exporter:
             finally:
                 self._count(what, len(batch))
 
-    async def _delivered(self, batch: list[Span]) -> str:
+    async def _delivered(self, batch: list[Noted]) -> str:
         """What became of a batch."""
         body = await asyncio.to_thread(self._packed, batch)
         backoff_s = _BACKOFF_S
@@ -102,13 +102,13 @@ class Exporter:
             backoff_s *= 2
         return "failed"
 
-    def _packed(self, batch: list[Span]) -> bytes:
+    def _packed(self, batch: list[Noted]) -> bytes:
         request = ExportTraceServiceRequest()
         traces = request.resource_spans.add()
         traces.resource.attributes.add(key="service.name").value.string_value = self._settings.service_name
         part = traces.scope_spans.add()
         part.scope.name = "pointsman"
-        part.spans.extend(batch)
+        part.spans.extend(map(message, batch))
         body = request.SerializeToString()
         return body if self._settings.compression == "none" else gzip.compress(body, compresslevel=1)
 

@@ -1,8 +1,8 @@
 """The spans of a call, in OpenTelemetry's messages and its words for generative AI (semantic conventions 1.41).
 
-A call is one span of kind SERVER with children: admission, decision, each attempt (kind CLIENT), logging. They are made
-as messages at once: with the SDK's objects in between, one cost 82 µs until it was sent, instead of 15. It must never
-see a prompt, an answer or a key.
+A call is one span of kind SERVER with children: admission, decision, each attempt (kind CLIENT), logging. They are
+noted here and become messages when they are sent (`serving.telemetry.spans`): with the SDK's objects in between, one
+cost 82 µs until then. It must never see a prompt, an answer or a key.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import asyncio
 import random
 import time
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from serving.telemetry.spans import Noted
 from serving.telemetry.trace_context import TraceContext
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Trace", "Tracing"]
 
-Value = str | int | float | bool | None
 _OPERATIONS = {"chat/completions": "chat", "completions": "text_completion", "embeddings": "embeddings"}
 _PREFIX = "/v1/"
 _CALL = ("gen_ai.operation.name", "http.request.method", "http.route")
@@ -76,16 +75,17 @@ class Trace:
         self._operation = operation
         self._epoch_ns = time.time_ns() - time.perf_counter_ns()
         self._context = context or TraceContext(self._random(16).hex(), "", "01")
-        self._trace_id, self._root_id = bytes.fromhex(self._context.trace_id), bytes.fromhex(self._context.span_id)
-        self._root = self._begun(operation, Span.SPAN_KIND_SERVER)  # below the caller's, if there is one
-        self._root_id = self._root.span_id
+        trace_id = bytes.fromhex(self._context.trace_id)
+        self._ids = (trace_id, bytes.fromhex(self._context.span_id))  # the root is below the caller's, if there is one
+        self._root = self._begun(operation, Span.SPAN_KIND_SERVER)
+        self._ids = (trace_id, self._root.span_id)
         route = path if operation != "infer" else "/v1/infer/{pool}"
-        _share(self._root, _CALL, (operation, method, route))
-        self._phase: Span | None = self._begun("admission")
-        self._attempt: Span | None = None
-        self._writing: tuple[asyncio.Future[None], Span] | None = None
+        self._root.shared.append((_CALL, (operation, method, route)))
+        self._phase: Noted | None = self._begun("admission")
+        self._attempt: Noted | None = None
+        self._writing: tuple[asyncio.Future[None], Noted] | None = None
         self._attempts, self._cost_usd = 0, 0.0
-        self._ended: list[Span] | None = []
+        self._ended: list[Noted] | None = []
 
     @property
     def trace_id(self) -> str:
@@ -95,7 +95,7 @@ class Trace:
     def admitted(self, call: Call) -> None:
         """The call may be made."""
         self._root.name = f"{self._operation} {call.model}"
-        _share(self._root, _ASKED, (call.model, call.stream or None))
+        self._root.shared.append((_ASKED, (call.model, call.stream or None)))
         self._end_phase()
 
     def deciding(self) -> None:
@@ -106,12 +106,12 @@ class Trace:
         """It was, or an answer was found that needs none."""
         for span in (self._root, self._phase):
             if span is not None:
-                _share(span, _DECISION, (decision.pool, decision.mode, decision.chosen))
-                _add(span, "pointsman.propensity", float(decision.propensity))
-        _add(self._root, "pointsman.decision_id", decision.decision_id)
-        _add(self._root, "gen_ai.response.id", decision.decision_id)
+                span.shared.append((_DECISION, (decision.pool, decision.mode, decision.chosen)))
+                span.own.append(("pointsman.propensity", float(decision.propensity)))
+        self._root.own.append(("pointsman.decision_id", decision.decision_id))
+        self._root.own.append(("gen_ai.response.id", decision.decision_id))
         if decision.mode == "cached":  # no attempt will say it
-            _share(self._root, _ANSWERED, (decision.chosen,))
+            self._root.shared.append((_ANSWERED, (decision.chosen,)))
         self._end_phase()
 
     def logging(self, durable: asyncio.Future[None]) -> None:
@@ -125,7 +125,9 @@ class Trace:
         # Kinds of endpoints beside OpenAI's say which they are; what speaks OpenAI's protocol counts as that.
         provider = getattr(model.settings, "kind", "openai")
         place = (endpoint.host, endpoint.port, endpoint.name)
-        _share(self._attempt, _ATTEMPT, (self._operation, provider, model.upstream_model, model.name, number, *place))
+        self._attempt.shared.append(
+            (_ATTEMPT, (self._operation, provider, model.upstream_model, model.name, number, *place))
+        )
         return self._context.headers(self._attempt.span_id.hex())
 
     def attempted(self, outcome: Outcome) -> None:
@@ -133,17 +135,17 @@ class Trace:
         span, self._attempt = self._attempt, None
         if span is None:
             return
-        _share(span, _STATUS, (outcome.http_status, outcome.stream or None))
-        _add(span, "gen_ai.usage.input_tokens", outcome.input_tokens)
-        _add(span, "gen_ai.usage.output_tokens", outcome.output_tokens)
-        _add(span, "gen_ai.usage.cache_read.input_tokens", outcome.cached_tokens)
-        _add(span, "pointsman.cost_usd", outcome.cost_usd)
+        span.shared.append((_STATUS, (outcome.http_status, outcome.stream or None)))
+        span.own.append(("gen_ai.usage.input_tokens", outcome.input_tokens))
+        span.own.append(("gen_ai.usage.output_tokens", outcome.output_tokens))
+        span.own.append(("gen_ai.usage.cache_read.input_tokens", outcome.cached_tokens))
+        span.own.append(("pointsman.cost_usd", outcome.cost_usd))
         if outcome.stream:
-            _add(span, "gen_ai.response.time_to_first_chunk", outcome.time_to_first_token_s)
+            span.own.append(("gen_ai.response.time_to_first_chunk", outcome.time_to_first_token_s))
         self._attempts += 1
         self._cost_usd += outcome.cost_usd or 0.0
         if outcome.status == "ok":
-            _share(self._root, _ANSWERED, (outcome.model,))
+            self._root.shared.append((_ANSWERED, (outcome.model,)))
             self._end(span)
         else:
             self._end(span, outcome.error or outcome.status)
@@ -153,10 +155,10 @@ class Trace:
         self._end_phase(error)
         if self._writing is not None and self._writing[0].done():  # so recently that its callback is still to come
             self._written(self._writing[0])
-        _share(self._root, _ENDED, (status, self._attempts or None))
-        _add(self._root, "pointsman.request_id", request_id)
+        self._root.shared.append((_ENDED, (status, self._attempts or None)))
+        self._root.own.append(("pointsman.request_id", request_id))
         if self._attempts:
-            _add(self._root, "pointsman.cost_usd", self._cost_usd)
+            self._root.own.append(("pointsman.cost_usd", self._cost_usd))
         refused = status is not None and 400 <= status < 500  # by HTTP's convention no fault of who answers
         self._end(self._root, error, fault=not refused)
         spans, self._ended = self._ended or [], None
@@ -168,13 +170,9 @@ class Trace:
             failed = not durable.cancelled() and durable.exception() is not None
             self._end(span, "store_unavailable" if failed else None)
 
-    def _begun(self, name: str, kind: Span.SpanKind.ValueType = Span.SPAN_KIND_INTERNAL) -> Span:
-        span = Span()
-        span.trace_id, span.span_id, span.parent_span_id = self._trace_id, self._random(8), self._root_id
-        span.name, span.kind = name, kind
-        span.start_time_unix_nano = self._epoch_ns + time.perf_counter_ns()
-        if self._context.state is not None:
-            span.trace_state = self._context.state
+    def _begun(self, name: str, kind: Span.SpanKind.ValueType = Span.SPAN_KIND_INTERNAL) -> Noted:
+        span = Noted(self._ids, self._random(8), name, kind, self._context.state)
+        span.begun_ns = self._epoch_ns + time.perf_counter_ns()
         return span
 
     def _end_phase(self, error: str | None = None) -> None:
@@ -182,42 +180,10 @@ class Trace:
             self._end(self._phase, error)
             self._phase = None
 
-    def _end(self, span: Span, error: str | None = None, *, fault: bool = True) -> None:
-        span.end_time_unix_nano = self._epoch_ns + time.perf_counter_ns()
-        if error is not None:
-            _share(span, ("error.type",), (error,))
-            if fault:
-                span.status.code = Status.STATUS_CODE_ERROR
+    def _end(self, span: Noted, error: str | None = None, *, fault: bool = True) -> None:
+        span.ended_ns = self._epoch_ns + time.perf_counter_ns()
+        span.error, span.fault = error, fault
         if self._ended is None:  # the call is over: its caller left before this came to its end
             self._exporter.put([span])
         else:
             self._ended.append(span)
-
-
-def _share(span: Span, names: tuple[str, ...], values: tuple[Value, ...]) -> None:
-    """Add attributes that many spans have, as they are in messages: it takes a tenth of making each anew."""
-    span.MergeFromString(_encoded(names, values))
-
-
-@lru_cache(maxsize=4_096)
-def _encoded(names: tuple[str, ...], values: tuple[Value, ...]) -> bytes:
-    span = Span()
-    for name, value in zip(names, values, strict=True):
-        _add(span, name, value)
-    encoded: bytes = span.SerializeToString()
-    return encoded
-
-
-def _add(span: Span, name: str, value: Value) -> None:
-    if value is None:
-        return
-    attribute = span.attributes.add()
-    attribute.key = name
-    if isinstance(value, str):
-        attribute.value.string_value = value
-    elif isinstance(value, bool):
-        attribute.value.bool_value = value
-    elif isinstance(value, int):
-        attribute.value.int_value = value
-    else:
-        attribute.value.double_value = value
