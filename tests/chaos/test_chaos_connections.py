@@ -16,7 +16,7 @@ IDLE = 10_000
 FILES, BEYOND = 400, 600  # what a service may have open; what is asked of it
 SLOW, WAIT_S = 20, 1.5
 FLOOD = b'data: {"choices":[{"delta":{"content":"%s"}}]}\n\n' % (b"x" * 60_000)
-HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\n"
 
 
 async def idle(url, count):

@@ -23,7 +23,7 @@ def body(model):
 
 def plain(model):
     text = body(model)
-    return b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (PATH.encode(), len(text), text)
+    return b"POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n%s" % (PATH.encode(), len(text), text)
 
 
 HIDDEN, SEEN = plain("hidden"), body("seen")
@@ -31,7 +31,7 @@ CHUNKED = b"%x\r\n%s\r\n0\r\n\r\n" % (len(SEEN), SEEN)
 
 
 def head(*lines, eol=b"\r\n", start=b"POST /v1/chat/completions HTTP/1.1"):
-    return eol.join([start, b"Host: x", *lines, b"", b""])
+    return eol.join([start, b"Host: 127.0.0.1", *lines, b"", b""])
 
 
 LENGTH = b"Content-Length: %d" % len(SEEN)
@@ -72,7 +72,8 @@ FORMS = {  # each: the bytes sent
     "header name with a space": head(b"x a: b", LENGTH) + SEEN,
     "header name empty": head(b": b", LENGTH) + SEEN,
     "line feeds alone": head(LENGTH, eol=b"\n") + SEEN,
-    "space before the first header": b"POST %s HTTP/1.1\r\n Host: x\r\n%s\r\n\r\n" % (PATH.encode(), LENGTH) + SEEN,
+    "space before the first header": b"POST %s HTTP/1.1\r\n Host: 127.0.0.1\r\n%s\r\n\r\n" % (PATH.encode(), LENGTH)
+    + SEEN,
     "chunk size with a sign": head(TE) + b"+" + CHUNKED + HIDDEN,
     "chunk size with 0x": head(TE) + b"0x" + CHUNKED + HIDDEN,
     "chunk size beyond 64 bits": head(TE) + b"ffffffffffffffff1\r\n" + HIDDEN,
