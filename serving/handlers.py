@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
 __all__ = ["Handlers"]
 
 _CHUNK_BYTES = 1 << 18
+_LITTLE = 1 << 14  # bytes; far below what a transport holds before it asks to wait
+_UNTIMED = nullcontext()
 
 
 class Handlers(
@@ -306,7 +309,7 @@ class Handlers(
                 response = web.StreamResponse(headers=headers)
                 await self._passed_on(response.prepare(request))
                 async for events in answer.events:
-                    await self._passed_on(response.write(events))
+                    await self._passed_on(response.write(events), at_once=_taken_at_once(request, events))
                     served.answered()
         except (ServiceError, StoreError) as error:
             if response is None or isinstance(error, CallerGone):
@@ -319,10 +322,13 @@ class Handlers(
         await self._passed_on(response.write_eof())
         return response, answer.record.outcome
 
-    async def _passed_on(self, writing: Awaitable[Any]) -> None:
-        """Write as fast as the caller reads; one who stops reading is gone after `body_timeout_s`."""
+    async def _passed_on(self, writing: Awaitable[Any], *, at_once: bool = False) -> None:
+        """Write as fast as the caller reads; one who stops reading is gone after `body_timeout_s`.
+
+        `at_once`: it waits for nobody, and needs no clock.
+        """
         try:
-            async with asyncio.timeout(self._server.body_timeout_s):
+            async with _UNTIMED if at_once else asyncio.timeout(self._server.body_timeout_s):
                 await writing
         except (ConnectionResetError, TimeoutError):
             raise CallerGone("the caller closed the connection or stopped reading") from None
@@ -358,6 +364,12 @@ class Handlers(
 
     def _count_feedback(self, status: str) -> None:
         self._metrics.feedback.labels(status).inc()
+
+
+def _taken_at_once(request: web.Request, data: bytes) -> bool:
+    """Whether it is little, and goes to a caller who has read all there was so far."""
+    transport = request.transport
+    return transport is not None and len(data) <= _LITTLE and not transport.get_write_buffer_size()
 
 
 def _caller(request: web.Request, principal: Principal, hints: Hints, arrived: float | None = None) -> Caller:
