@@ -54,11 +54,17 @@ class Exporter:
             self._enough.set()
 
     async def run(self) -> None:
-        """Send until `close`."""
+        """Send until `close`: full batches as soon as they are, and what there is every `flush_interval_s`."""
+        size = self._settings.batch_size
         while not self._closing.is_set():
             await _wait(self._enough, self._settings.flush_interval_s)
+            full = self._enough.is_set()
             self._enough.clear()
-            await self._send_all()
+            # What comes while one is sent waits for its own: else as many were sent as an answer takes, of a few each.
+            waiting = len(self._waiting)
+            await self._send(waiting - waiting % size if full else waiting)
+            if len(self._waiting) >= size:
+                self._enough.set()
 
     async def close(self, running: asyncio.Task[None]) -> None:
         """Send what waits, within `timeout_s` for all of it, and end `running`; the rest is dropped."""
@@ -67,13 +73,14 @@ class Exporter:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.timeout_s):
                 await running  # cancelled with the wait for it
-                await self._send_all()
+                await self._send(len(self._waiting))
         self._count("dropped", len(self._waiting))
         self._waiting.clear()
 
-    async def _send_all(self) -> None:
-        while self._waiting:
-            size = self._settings.batch_size
+    async def _send(self, spans: int) -> None:
+        """The first so many of those that wait, in batches."""
+        for start in range(0, spans, self._settings.batch_size):
+            size = min(self._settings.batch_size, spans - start)
             batch = self._waiting[:size]
             del self._waiting[:size]
             what = "dropped"

@@ -264,6 +264,20 @@ async def test_a_batch_is_sent_again_and_what_waits_at_the_end_is_sent(run_servi
     assert len(receiver.spans) == before + 10
 
 
+async def test_a_batch_waits_until_it_is_full(run_service, scripted, receiver, http, tmp_path):
+    """Ten calls of five spans each: three batches of 16 while calls come, and the rest at the end."""
+    body = {"model": "auto", "messages": [{"role": "user", "content": PROMPT}]}
+    with run_service(config(scripted, receiver.url, flush_interval_s=300, batch_size=16), tmp_path) as service:
+        spans, batches = len(receiver.spans), len(receiver.headers)
+        for _ in range(10):
+            async with http.post(f"{service.url}/v1/chat/completions", json=body) as response:
+                assert response.status == 200
+        assert await counted(http, service, "exported", 48) == 48
+        assert (len(receiver.spans) - spans, len(receiver.headers) - batches) == (48, 3)
+        assert service.stop() == 0
+    assert (len(receiver.spans) - spans, len(receiver.headers) - batches) == (50, 4)
+
+
 async def test_without_tracing_the_callers_context_is_passed_on_where_it_is_sound(
     run_service, scripted, receiver, http, tmp_path
 ):
