@@ -126,6 +126,8 @@ def test_errors_show_none_whatever_is_wrong_and_wherever(changes, misspelt):
     """Also pydantic's own errors, which quote their input unless told not to, and ours, which are made of them."""
     data = full()
     for path, value in changes:
+        if value == {MARK: 1} and path not in PLACES:
+            continue  # the name of a setting or header is no secret, but for one that stands in a secret's place
         try:
             put(data, path, copy.deepcopy(value))
         except (TypeError, KeyError, IndexError):  # what is around it is no mapping any more

@@ -18,7 +18,8 @@ def put(held_store):
     """Append an event, at NOW − 10 unless it says otherwise."""
 
     def put(kind, **row):
-        held_store.append_nowait([Event(kind, "", 0.0, orjson.dumps({"ts": NOW - 10.0} | row))])
+        row = {"ts": NOW - 10.0} | row
+        held_store.append_nowait([Event(kind, "", row["ts"], orjson.dumps(row))])
 
     return put
 
