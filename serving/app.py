@@ -252,7 +252,7 @@ async def _lasting(settings: Settings, mind: Mind, life: Life, stack: contextlib
     replayed = learner.recover()
     _log.info("replayed %d events in %.2f s", replayed, time.perf_counter() - started)
     stack.push_async_callback(_last_snapshot, learner, store)
-    retention = LogRetention(log, learner)
+    retention = LogRetention(log, learner, unforeseen=metrics.unexpected.inc)
     retention.configure(settings.log.retention_days, server.feedback_horizon_s)
     session = await stack.enter_async_context(aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()))
     webhooks = Webhooks(session, settings.metering)  # no connection is made before a budget tells something

@@ -169,9 +169,7 @@ def error_middleware(metrics: Metrics, max_body_bytes: int) -> Any:
         except ConnectionResetError:
             raise  # the caller went away; there is nobody to answer
         except Exception:  # noqa: BLE001 - a task's boundary: logged and counted, its text never shown
-            resource = (
-                request.match_info.route.resource
-            )  # and not the path, which may hold whatever a caller puts there
+            resource = request.match_info.route.resource  # not the path: it may hold whatever a caller puts there
             _log.exception("unexpected error in %s %s", request.method, resource and resource.canonical)
             metrics.unexpected.inc()
             status, body, headers = _plain(500, "unexpected error; the service's log says more", "internal_error")

@@ -353,8 +353,7 @@ class Learner:
 
     def _learn_outcome(self, record: Record, outcome: Outcome) -> None:
         record.outcome = outcome
-        if record.decision.decision_id not in self._recent:
-            self._remember(record)  # feedback often follows at once, sooner than the store could tell of the outcome
+        self._remember(record)  # feedback often follows at once, sooner than the store could tell of the outcome
         self._metrics.calls.attempt(record.decision.pool, record.decision.mode, outcome)
         self._log_changes(self.pools.get(record.decision.pool), self._apply_outcome(record, outcome))
         for part in self._folds.values():

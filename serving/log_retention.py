@@ -43,7 +43,8 @@ class LogRetention:
     """Keeps `log` at its retention; `learner` logs how many rows went, `horizon_s` is that of feedback.
 
     A pass begins every hour, or every 24th part of a shorter retention, and goes on until nothing is too old. A clock
-    that was set has an hour to be set right before anything goes by it. `removed_rows` counts by table.
+    that was set has an hour to be set right before anything goes by it. `removed_rows` counts by table; `unforeseen` is
+    called for an error that nobody foresaw.
     """
 
     def __init__(
@@ -51,11 +52,13 @@ class LogRetention:
         log: AnalyticalLog,
         learner: Learner,
         *,
+        unforeseen: Callable[[], None],
         decisions_a_step: int = _DECISIONS_A_STEP,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._log, self._learner, self._clock, self._monotonic = log, learner, clock, monotonic
+        self._unforeseen = unforeseen
         self._clock_ahead_s: float | None = None
         self._decisions_a_step = decisions_a_step
         self._retention_s: float | None = None
@@ -83,6 +86,7 @@ class LogRetention:
                 except Exception:  # noqa: BLE001 - the task's boundary
                     self._next_pass_at = self._clock() + _LONGEST_PASS_S
                     _log.exception("old rows stay in the analytical log")
+                    self._unforeseen()
         finally:
             self._tell()
 

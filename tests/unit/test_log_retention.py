@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import duckdb
 import pytest
 from copied_events import dumps, log, path, query, store  # noqa: F401 - three are fixtures
@@ -48,7 +50,14 @@ def told():
 
 @pytest.fixture
 def retention(log, told, clocks):
-    made = LogRetention(log, told, decisions_a_step=10, clock=lambda: clocks.now, monotonic=lambda: clocks.monotonic)
+    made = LogRetention(
+        log,
+        told,
+        unforeseen=pytest.fail,
+        decisions_a_step=10,
+        clock=lambda: clocks.now,
+        monotonic=lambda: clocks.monotonic,
+    )
     made.configure(10, 7 * DAY)
     return made
 
@@ -213,7 +222,9 @@ async def test_rejected_events_go_with_those_logged_before_them(path, store, log
 
 async def test_the_file_does_not_grow_with_what_has_gone(path, store, log, clocks, told):
     """Row groups of 122,880 rows are given back as a whole: so many rows a table are the least that a file holds."""
-    retention = LogRetention(log, told, clock=lambda: clocks.now, monotonic=lambda: clocks.monotonic)
+    retention = LogRetention(
+        log, told, unforeseen=pytest.fail, clock=lambda: clocks.now, monotonic=lambda: clocks.monotonic
+    )
     retention.configure(0.01, 7 * DAY)
     sizes = []
     for _ in range(12):
@@ -240,3 +251,22 @@ def test_ids_sort_by_their_time_around_the_bound():
     for ts in (0.0, NOW, NOW + 0.001, 1e11):
         assert IDS.new(ts - 0.001 if ts else 0.0) < first_id_at(ts + 0.001)
         assert first_id_at(ts) <= IDS.new(ts)
+
+
+async def test_an_error_nobody_foresaw_is_counted_and_ends_nothing(log, told, monkeypatch):
+    """The next look comes all the same; that pass waits for an hour."""
+    monkeypatch.setattr("serving.log_retention._LOOK_S", 0.01)
+    seen = []
+    retention = LogRetention(log, told, unforeseen=lambda: seen.append(1))
+    retention.configure(1.0, 7 * DAY)
+    monkeypatch.setattr("serving.log_retention.remove_older", lambda *_: 1 / 0)
+    running = asyncio.create_task(retention.run())
+    try:
+        async with asyncio.timeout(20):
+            while not seen:  # noqa: ASYNC110 - a callback, and no event to wait for
+                await asyncio.sleep(0.01)
+        assert not await retention.step()
+        assert not running.done()
+    finally:
+        running.cancel()
+    assert seen == [1]
