@@ -234,7 +234,7 @@ class Learner:
         """Store all learned state as of now."""
         position, ts = self._store.position, time.time()
         payload = dumps({"ts": ts, "awaited": self.awaited} | self._state())
-        durable = self._store.save_snapshot(payload)
+        durable = self._store.save_snapshot(position, payload)
         self._snapshot_at, self._snapshot_ts = position, ts
         return durable
 

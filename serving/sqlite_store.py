@@ -110,21 +110,25 @@ class SqliteStore:
     def healthy(self) -> bool:
         return self._error is None and not self._closed
 
-    def append(self, events: Sequence[Event]) -> asyncio.Future[None]:
+    def append(self, events: Sequence[Event], placed: Callable[[], None] | None = None) -> asyncio.Future[None]:
         self._take(events)
         future: asyncio.Future[None] = self._loop.create_future()
         self._batch.waiters.append(future)
         self._hasten()
+        if placed is not None:
+            placed()
         return future
 
-    def append_nowait(self, events: Sequence[Event]) -> None:
+    def append_nowait(self, events: Sequence[Event], placed: Callable[[], None] | None = None) -> None:
         self._take(events)
         if not self._lingering:  # one timer serves all that linger: those that came late wait less
             self._lingering = True
             self._loop.call_later(self._linger_s, self._end_linger)
+        if placed is not None:
+            placed()
 
-    def save_snapshot(self, payload: bytes) -> asyncio.Future[None]:
-        return self._submit(functools.partial(_save_snapshot, seq=self._position, payload=payload))
+    def save_snapshot(self, seq: int, payload: bytes) -> asyncio.Future[None]:
+        return self._submit(functools.partial(_save_snapshot, seq=seq, payload=payload))
 
     async def prune(self, before_ts: float, up_to_seq: int, limit: int) -> int:
         deleted: int = await self._submit(

@@ -7,11 +7,23 @@ it is kept: `serving.sqlite_store` implements the contract, and `tests/contract`
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-__all__ = ["Event", "Kind", "Store", "StoreClosed", "StoreError", "StoreFailed", "StoreFull", "StoreUnusable"]
+__all__ = [
+    "Event",
+    "Kind",
+    "SharedStore",
+    "Store",
+    "StoreClosed",
+    "StoreError",
+    "StoreFailed",
+    "StoreFull",
+    "StoreUnusable",
+    "Superseded",
+    "Tally",
+]
 
 Kind = Literal[
     "decision", "outcome", "feedback", "filter_event", "benchmark_result", "model_added", "model_removed", "change"
@@ -23,7 +35,8 @@ class Event:
     """One entry of the log.
 
     `payload` is a JSON object, made once by its author and never parsed by a store; `decision_id` is "" where
-    there is none; `ts` is in unix seconds; `seq` is 0 until the store assigned one.
+    there is none; `ts` is in unix seconds; `seq` is 0 until the store assigned one. `nth`: how many events of its kind
+    its decision must have when this one is taken; None: any number.
     """
 
     kind: Kind
@@ -31,19 +44,22 @@ class Event:
     ts: float
     payload: bytes
     seq: int = 0
+    nth: int | None = field(default=None, compare=False)
 
 
 class Store(Protocol):
     """An ordered log. All methods belong to the event loop's thread, except `read` and `without_feedback`."""
 
-    def append(self, events: Sequence[Event]) -> asyncio.Future[None]:
+    def append(self, events: Sequence[Event], placed: Callable[[], None] | None = None) -> asyncio.Future[None]:
         """Assign the next seqs, in call order and without gaps; the future resolves once they are durable.
 
-        Raises StoreFull (nothing is taken: all events of a call are, or none), StoreFailed, StoreClosed. If the
-        write fails, the future and those of all later events fail with StoreFailed: the log never has a gap.
+        `placed` is called when the events have their place in the order, before anything behind them is: at once,
+        unless the store is shared. Raises StoreFull (nothing is taken: all events of a call are, or none), StoreFailed,
+        StoreClosed. If the write fails, the future and those of all later events fail with StoreFailed: the log never
+        has a gap.
         """
 
-    def append_nowait(self, events: Sequence[Event]) -> None:
+    def append_nowait(self, events: Sequence[Event], placed: Callable[[], None] | None = None) -> None:
         """As `append`, for events nobody waits for: they may linger a little, to share a later event's commit.
 
         An `append` that follows is durable only together with them, so waiting for it waits for these too.
@@ -51,7 +67,10 @@ class Store(Protocol):
 
     @property
     def position(self) -> int:
-        """The last seq assigned; 0 for an empty log. Never falls, not even when everything was pruned."""
+        """The last seq assigned; 0 for an empty log. Never falls, not even when everything was pruned.
+
+        Of a shared store: what this process knows of, and what it has appended.
+        """
 
     @property
     def pending(self) -> int:
@@ -78,8 +97,8 @@ class Store(Protocol):
         it looks at, whatever the log's length. Blocks; any thread may call it.
         """
 
-    def save_snapshot(self, payload: bytes) -> asyncio.Future[None]:
-        """Keep `payload` as the state after all events appended so far, durable as they are; the last 2 are kept."""
+    def save_snapshot(self, seq: int, payload: bytes) -> asyncio.Future[None]:
+        """Keep `payload` as the state after event `seq`, durable no sooner than that; the last 2 are kept."""
 
     def latest_snapshot(self) -> tuple[int, bytes] | None:
         """(seq, payload) of the newest committed snapshot."""
@@ -97,15 +116,50 @@ class Store(Protocol):
         """Flush and release the file. Later appends raise StoreClosed; a second close does nothing."""
 
 
+Tally = tuple[str, str, int]
+"""(counter, part, by how much): a whole number that is kept beside the log, in parts that sum up to it."""
+
+
+class SharedStore(Store, Protocol):
+    """A store that other processes append to as well: an event's place is known once it is read back.
+
+    An event with `nth` is taken only where that is so when it is committed; else nothing of its `append` is, and the
+    future fails with Superseded.
+    """
+
+    @property
+    def writer(self) -> str:
+        """This process among those that append; another at every start."""
+
+    async def follow(self, after_seq: int, foreign: Callable[[Event], None]) -> None:
+        """Hand over the committed events behind `after_seq` in seq order, until cancelled or closed.
+
+        Of one's own, `placed` is called; others' go to `foreign`. While it runs, futures of `append` resolve no sooner
+        than that. Neither may raise. Raises StoreFailed, and then so do all who wait.
+        """
+
+    def count(self, tallies: Sequence[Tally]) -> None:
+        """Add to counters, in one transaction with all that was appended in the same turn of the event loop."""
+
+
 class StoreError(Exception):
     """Base of what a store raises on purpose.
 
     StoreError
+    ├── Superseded      another process was first: the events were not taken
     ├── StoreFull       more events are waiting to be written than the limit allows
     ├── StoreClosed     the store was closed
     ├── StoreFailed     a read or write failed; after a failed write no more are tried
     └── StoreUnusable   the file cannot be opened as a store
     """
+
+
+class Superseded(StoreError):
+    """Another process appended an event that takes this one's place: look again, and decide anew."""
+
+    def __init__(self, decision_id: str) -> None:
+        super().__init__(f"another process has recorded something for {decision_id} in the meantime")
+        self.decision_id = decision_id
 
 
 class StoreFull(StoreError):

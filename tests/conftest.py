@@ -282,16 +282,18 @@ class HeldStore:
     def pending(self) -> int:
         return len(self.waiting)
 
-    def append_nowait(self, events: Sequence[Any]) -> None:
+    def append_nowait(self, events: Sequence[Any], placed: Any = None) -> None:
         from serving.store import StoreFull
 
         if self.full:
             raise StoreFull(self.pending, self.pending)
         for event in events:
             self.waiting.append(replace(event, seq=self.position + 1))
+        if placed is not None:
+            placed()
 
-    def append(self, events: Sequence[Any]) -> asyncio.Future[None]:
-        self.append_nowait(events)
+    def append(self, events: Sequence[Any], placed: Any = None) -> asyncio.Future[None]:
+        self.append_nowait(events, placed)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._futures.append((self.position, future))
         return future
@@ -328,12 +330,12 @@ class HeldStore:
         found = dict.fromkeys(name for _, _, name in due if name not in graded)
         return list(found), (due[-1][:2] if due else after)
 
-    def save_snapshot(self, payload: bytes) -> asyncio.Future[None]:
+    def save_snapshot(self, seq: int, payload: bytes) -> asyncio.Future[None]:
         from serving.store import StoreFull
 
         if self.snapshots_full:
             raise StoreFull(16, 16)
-        self.snapshots.append((self.position, payload))
+        self.snapshots.append((seq, payload))
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         future.set_result(None)
         return future

@@ -223,7 +223,7 @@ async def test_a_closed_store_kept_everything_and_takes_no_more(open_store):
         with pytest.raises(StoreClosed):
             refused(events(4, 4))
     with pytest.raises(StoreClosed):
-        store.save_snapshot(b"")
+        store.save_snapshot(store.position, b"")
     with pytest.raises(StoreClosed):
         await store.flush()
     again = open_store()
@@ -236,21 +236,21 @@ async def test_a_snapshot_stands_for_all_events_before_it(open_store):
     store = open_store()
     assert store.latest_snapshot() is None
     store.append_nowait(events(1, 3))
-    saved = store.save_snapshot(b"state \x00 3")
+    saved = store.save_snapshot(store.position, b"state \x00 3")
     store.append_nowait(events(4, 4))
     await saved
     assert store.latest_snapshot() == (3, b"state \x00 3")
     assert numbers(store.read(0, 3)) == [1, 2, 3]  # durable no later than the snapshot
-    await store.save_snapshot(b"state 4")
+    await store.save_snapshot(store.position, b"state 4")
     await store.close()
     assert open_store().latest_snapshot() == (4, b"state 4")
 
 
 async def test_a_second_snapshot_at_the_same_position_replaces_the_first(open_store):
     store = open_store()
-    await store.save_snapshot(b"empty")
+    await store.save_snapshot(store.position, b"empty")
     assert store.latest_snapshot() == (0, b"empty")
-    await store.save_snapshot(b"empty, but later")
+    await store.save_snapshot(store.position, b"empty, but later")
     assert store.latest_snapshot() == (0, b"empty, but later")
 
 
@@ -259,7 +259,7 @@ async def test_snapshots_and_prunings_waiting_are_bounded(open_store):
     waiting = []
     with pytest.raises(StoreFull):  # noqa: PT012 - somewhere along the way
         for _ in range(1000):
-            waiting.append(store.save_snapshot(b"x"))  # noqa: PERF401
+            waiting.append(store.save_snapshot(store.position, b"x"))  # noqa: PERF401
     await asyncio.gather(*waiting)
 
 
@@ -365,7 +365,7 @@ async def test_the_store_agrees_with_a_list_over_a_random_history(open_store):
             position += len(new)
         elif step == "snapshot":
             snapshot = (position, chance.randbytes(20))
-            await store.save_snapshot(snapshot[1])
+            await store.save_snapshot(store.position, snapshot[1])
         elif step == "prune":
             before, up_to = float(chance.randrange(position + 1)), chance.randrange(position + 1)
             old = [seq for seq in sorted(kept)[:50] if seq <= up_to and kept[seq].ts < before]

@@ -34,7 +34,7 @@ async def write(store, name, chance):
         print("event", *(event.decision_id for event in first + second), flush=True)
         if chance.random() < 0.02:
             position = store.position
-            await store.save_snapshot(b"snapshot" * 1000)
+            await store.save_snapshot(store.position, b"snapshot" * 1000)
             print("snapshot", position, flush=True)
 
 async def main(path, seed):

@@ -90,7 +90,7 @@ async def test_a_full_disk_fails_everyone_who_waits_and_leaves_nothing_half_writ
     too_much = store.append(events(100, size=1_000))
     await asyncio.sleep(0)
     behind = store.append(events(1))
-    snapshot = store.save_snapshot(b"state")
+    snapshot = store.save_snapshot(store.position, b"state")
     with caplog.at_level(logging.ERROR):
         with pytest.raises(StoreFailed, match="full") as failure:
             await too_much
@@ -192,7 +192,7 @@ async def test_only_two_snapshots_are_kept(path):
     store = SqliteStore(path)
     for number in range(5):
         await store.append(events(1))
-        await store.save_snapshot(b"%d" % number)
+        await store.save_snapshot(store.position, b"%d" % number)
     await store.close()
     with sqlite3.connect(path) as connection:
         assert connection.execute("SELECT * FROM snapshots ORDER BY seq").fetchall() == [(4, b"3"), (5, b"4")]
