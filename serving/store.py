@@ -73,8 +73,16 @@ class Store(Protocol):
         """
 
     @property
+    def placed_position(self) -> int:
+        """The seq up to which every event has its place: inside `placed` that of its own, the last of its call."""
+
+    @property
     def pending(self) -> int:
         """How many events have a seq but are not durable yet."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
 
     @property
     def healthy(self) -> bool:
