@@ -106,16 +106,18 @@ async def run(settings: Settings, source: ConfigSource, digest: str, echo: Calla
     async with contextlib.AsyncExitStack() as stack:
         mind = mind_of(settings)
         lasting = await _lasting(settings, mind, life, stack)
+        first = await joined(lasting, stack)
         service = _Service(lasting, _generation(lasting, settings, mind, await tokens_of(settings, None), None))
         stack.push_async_callback(service.close)
         lasting.show(service.now)
         reloader = Reloader(source, settings, digest, service.apply, lasting.learner, lasting.metrics, again)
         handlers = service.handlers = Handlers(service.now.parts, life, reloader.reload)
         service.now.parts.dashboard.decisions.preload()
-        _beside(stack, lasting.log.run(settings.log.flush_interval_s))
+        if first:
+            _beside(stack, lasting.log.run(settings.log.flush_interval_s))
+            _beside(stack, lasting.retention.run())
         await service.tick()
         _beside(stack, service.keep_house())
-        _beside(stack, lasting.retention.run())
         _beside(stack, lasting.feed.run())
         around = await _around(settings, lasting.metrics, stack)
         routes, close_feeds = handlers.routes(), lasting.feed.close
@@ -170,13 +172,14 @@ class _Service:
         for warning in settings.warnings:
             _log.warning("%s: %s", warning.path, warning.message)
         try:  # a snapshot, so that after a crash nothing from before is learned again by the new settings
-            await asyncio.gather(lasting.learner.snapshot(), self.tick())
+            if lasting.learner.leads:
+                await asyncio.gather(lasting.learner.snapshot(), self.tick())
         except (StoreError, ServiceError) as error:
             _log.error("no snapshot after the reload: %s", error)
 
     async def tick(self) -> None:
         """Start what the configuration asks for, such as a canary."""
-        if rows := self.now.traffic.tick(time.time()):
+        if self._lasting.learner.leads and (rows := self.now.traffic.tick(time.time())):
             await self._lasting.learner.change(rows)
 
     async def keep_house(self) -> None:
@@ -227,11 +230,7 @@ async def _lasting(settings: Settings, mind: Mind, life: Life, stack: contextlib
     server, store_settings, counters = settings.server, settings.store, settings.metering.max_counters
     server.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     metrics, live = Metrics(), Live(mind.pools)
-    store = SqliteStore(
-        server.data_dir / "router.sqlite",
-        synchronous=store_settings.synchronous,
-        queue_limit=store_settings.queue_limit,
-    )
+    store = open_store(settings)
     stack.push_async_callback(store.close)
     log = AnalyticalLog(server.data_dir / "log.duckdb", store, batch_events=settings.log.batch_rows)
     stack.push_async_callback(log.close)
@@ -382,8 +381,8 @@ def _schedule(settings: Settings, log: AnalyticalLog, metrics: Metrics, address:
     return Schedule(settings.benchmarks, log, metrics, url=url, admin_key=secret, folder=folder)
 
 
-async def _last_snapshot(learner: Learner, store: SqliteStore) -> None:
-    if store.healthy:
+async def _last_snapshot(learner: Learner, store: Store) -> None:
+    if store.healthy and learner.leads:
         await learner.snapshot()
 
 

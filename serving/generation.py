@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from serving.matrix import Matrix
     from serving.metrics import Metrics
     from serving.parts import Parts
-    from serving.sqlite_store import SqliteStore
+    from serving.store import Store
     from serving.traffic.caching import Caching
     from serving.traffic.drain import Drain
     from serving.traffic.faults import Faults
@@ -70,7 +70,7 @@ class Lasting:
 
     life: Life
     metrics: Metrics
-    store: SqliteStore
+    store: Store
     log: AnalyticalLog
     retention: LogRetention
     learner: Learner

@@ -38,6 +38,8 @@ async def housekeeping(
     begun_at = time.time()
     while True:
         await asyncio.sleep(_EVERY_S)
+        if not learner.leads:
+            continue
         up_to_seq = min(learner.snapshot_position, log.position)
         # Feedback that came since the snapshot speaks of decisions made since a horizon before it: a replay needs them.
         before_ts = learner.snapshot_ts - missing().horizon_s

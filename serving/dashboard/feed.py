@@ -66,13 +66,13 @@ class Views:
         }
 
     def look_at_breakers(self, now: float) -> None:
-        """Log which breakers have moved."""
+        """Log which breakers have moved; of processes that share the log, one does."""
         for model in self._learner.roster.names:
             for endpoint, state in self._breakers(model).items():
                 before = self._states.get((model, endpoint))
                 if before is None:  # as it was in an earlier life
                     before = "open" if self.live.timeline.broken(model, now) else "closed"
-                if state != before:
+                if state != before and self._learner.leads:
                     row = {"ts": now, "subject": "breakers", "what": state, "pool": None, "model": model, "by": None}
                     self._learner.note_change([row | {"before": before, "after": state, "reason": endpoint}])
                 self._states[model, endpoint] = state
