@@ -12,11 +12,12 @@ import pytest
 from serving.records import BenchmarkResult, benchmark_event
 from serving.sqlite_store import SqliteStore
 from serving.store import Event, Store, StoreClosed, StoreFull
+from serving.valkey_store import ValkeyStore
 
 OpenStore = Callable[..., Store]
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(params=["sqlite", "valkey"])
 async def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[OpenStore]:
     """Opens the test's one store, the first time empty, later with what it held; closed at the end."""
     opened: list[Store] = []
@@ -26,7 +27,13 @@ async def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIte
         opened.append(SqliteStore(tmp_path / "router.sqlite", **options))
         return opened[-1]
 
-    yield {"sqlite": sqlite}[request.param]
+    def valkey(**options: float) -> Store:
+        options = {"commit_interval_s": 0.0, "linger_s": 0.001} | options
+        server = request.getfixturevalue("valkey_server")
+        opened.append(ValkeyStore(server.url, name=tmp_path.name, **options))
+        return opened[-1]
+
+    yield {"sqlite": sqlite, "valkey": valkey}[request.param]
     for store in opened:
         await store.close()
 

@@ -1,0 +1,121 @@
+"""The connections to one Valkey server: how it is reached and checked, how scripts run, how long trouble is borne.
+
+It knows nothing of events, batches or followers, and what it raises or logs never has the address's password in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from serving.store import StoreUnusable
+from serving.valkey_scripts import LAYOUT_VERSION, OPEN
+
+if TYPE_CHECKING:
+    import valkey.asyncio
+
+__all__ = ["ValkeyLink"]
+
+_T = TypeVar("_T")
+_OLDEST_MAJOR = 7
+_FIND_TIMEOUT_S = 1.0  # the event loop stands still meanwhile
+_RETRY_PAUSE_S = 0.05
+
+
+class ValkeyLink:
+    """Checked clients of the server at `url`, for keys that begin with `{name}:`; opening blocks for milliseconds.
+
+    `client` is for the event loop, `reader` for any thread, `finder` for questions asked on the event loop. `retry_s`:
+    how long a server that does not answer is asked again. Raises StoreUnusable.
+    """
+
+    def __init__(self, url: str, name: str, retry_s: float) -> None:
+        self.where, self.prefix, self.retry_s = _without_credentials(url), f"{{{name}}}:", retry_s
+        try:
+            import valkey
+            import valkey.asyncio
+            from valkey.backoff import ConstantBackoff, NoBackoff
+            from valkey.exceptions import ConnectionError as Unreachable
+            from valkey.exceptions import TimeoutError as Late
+            from valkey.exceptions import ValkeyError
+            from valkey.retry import Retry
+        except ImportError as error:
+            raise StoreUnusable(self.where, "the package valkey is missing: install pointsman[valkey]") from error
+        self.lost: tuple[type[Exception], ...] = (Unreachable, Late, OSError)
+        self.failed: tuple[type[Exception], ...] = (ValkeyError, OSError)
+        timeouts = {"socket_timeout": retry_s / 2, "socket_connect_timeout": retry_s / 2}  # so there are two attempts
+        again = {"retry": Retry(ConstantBackoff(_RETRY_PAUSE_S), int(retry_s / _RETRY_PAUSE_S))}
+        again_at_once = {"retry": Retry(NoBackoff(), 1), "socket_timeout": _FIND_TIMEOUT_S}
+        try:
+            self.client: valkey.asyncio.Valkey = valkey.asyncio.Valkey.from_url(url, **timeouts)
+            self.reader = valkey.Valkey.from_url(url, **timeouts | again, retry_on_error=list(self.lost))
+            self.finder = valkey.Valkey.from_url(url, **timeouts | again_at_once, retry_on_error=list(self.lost))
+            self.log_id, self.position = self._opened()
+        except ValueError:  # its text may quote the address
+            raise StoreUnusable(self.where, "its address is none: valkey://user:password@host:6379/0") from None
+        except self.failed as error:
+            raise StoreUnusable(self.where, f"{error}") from error
+
+    def key(self, name: str) -> str:
+        return self.prefix + name
+
+    def script(self, text: str) -> Callable[..., Awaitable[Any]]:
+        """Runs on the event loop, by the script's hash."""
+        run = self.client.register_script(text)
+        return lambda args: run([self.key("log")], args)
+
+    def script_of(self, client: Any, text: str) -> Callable[[Sequence[Any]], Any]:
+        """Runs where it is called, by `finder` or `reader`."""
+        run = client.register_script(text)
+        return lambda args: run([self.key("log")], args)
+
+    async def insist(self, attempt: Callable[[], Awaitable[_T]]) -> _T:
+        """What `attempt` gives, made again for `retry_s` while the server cannot be reached."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.retry_s
+        while True:
+            try:
+                return await attempt()
+            except self.lost:
+                if loop.time() >= deadline:
+                    raise
+            await asyncio.sleep(_RETRY_PAUSE_S)
+
+    async def close(self) -> None:
+        self.finder.close()
+        self.reader.close()
+        await self.client.aclose()
+
+    def _opened(self) -> tuple[bytes, int]:
+        info: dict[str, Any] = self.reader.info()  # type: ignore[assignment]
+        reason = _unfit(info)
+        if reason:
+            raise StoreUnusable(self.where, reason)
+        version, log_id, position = self.script_of(self.reader, OPEN)([LAYOUT_VERSION, secrets.token_hex(8)])
+        if version is None or int(version) != LAYOUT_VERSION:
+            raise StoreUnusable(
+                self.where,
+                f"{self.key('log')} has layout {(version or b'?').decode()} and this program knows {LAYOUT_VERSION};"
+                " use its program, or another store.name",
+            )
+        return log_id, int(position)
+
+
+def _unfit(info: dict[str, Any]) -> str:
+    version = str(info.get("redis_version", "0"))
+    if int(version.partition(".")[0]) < _OLDEST_MAJOR:
+        return f"it speaks version {version}, and {_OLDEST_MAJOR} is the oldest that can be used"
+    if info.get("cluster_enabled"):
+        return "it is part of a cluster; use a server of its own"
+    if info.get("role", "master") != "master":
+        return "it is a replica; name the server that takes writes"
+    if info.get("maxmemory") and info.get("maxmemory_policy", "noeviction") != "noeviction":
+        return f"it may drop what was stored: set maxmemory-policy to noeviction, it is {info['maxmemory_policy']}"
+    return ""
+
+
+def _without_credentials(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"  # also of a password that was not escaped
