@@ -23,7 +23,7 @@ from serving.log_errors import LogUnavailable
 from serving.log_schema import MIGRATIONS, SCHEMA_VERSION, TABLES
 from serving.store import Event, Store, StoreError
 
-__all__ = ["SCHEMA_VERSION", "AnalyticalLog", "LogUnusable"]
+__all__ = ["IN_USE", "SCHEMA_VERSION", "AnalyticalLog", "LogUnusable", "why_unreadable"]
 
 # Through a file of JSON lines a decision costs 9 µs; as one JSON parameter 20 µs, by executemany 580 µs.
 _READ = (
@@ -46,7 +46,7 @@ _MISFITS = (duckdb.InvalidInputException, duckdb.DataError, KeyError)
 _MOST_READS = 4  # under way or waiting; copying waits for them
 _READ_MEMORY_MB = 256  # of an instance of its own, which goes when the read is over
 _T = TypeVar("_T")
-_IN_USE = ("Could not set lock", "already attached")  # by another process; within this one
+IN_USE = ("Could not set lock", "already attached")  # what DuckDB says: by another process; within this one
 
 _logger = logging.getLogger(__name__)
 
@@ -175,19 +175,23 @@ class AnalyticalLog:
         if self._position is None:
             raise LogUnavailable(f"the log cannot be read: {self.last_error or 'it is in use by another process'}")
         try:
-            with duckdb.connect(":memory:", config=self._config | {"memory_limit": f"{_READ_MEMORY_MB}MB"}) as reader:
-                timer = threading.Timer(timeout_s, reader.interrupt)
-                reader.execute(f"ATTACH {_quoted(self._path)} AS log (TYPE duckdb, READ_ONLY)")
-                self._reader = reader
-                timer.start()
-                try:
-                    return work(reader)
-                finally:
-                    self._reader = None
-                    timer.cancel()
-                    timer.join()  # it must not interrupt what is closed
+            return self._look(work, timeout_s)
         except (duckdb.Error, OSError) as error:
-            raise LogUnavailable(_why_unreadable(error, timeout_s)) from None
+            raise LogUnavailable(why_unreadable(error, timeout_s)) from None
+
+    def _look(self, work: Callable[[duckdb.DuckDBPyConnection], _T], timeout_s: float) -> _T:
+        """What `work` makes of the file as it is; raises as DuckDB does."""
+        with duckdb.connect(":memory:", config=self._config | {"memory_limit": f"{_READ_MEMORY_MB}MB"}) as reader:
+            timer = threading.Timer(timeout_s, reader.interrupt)
+            reader.execute(f"ATTACH {_quoted(self._path)} AS log (TYPE duckdb, READ_ONLY)")
+            self._reader = reader
+            timer.start()
+            try:
+                return work(reader)
+            finally:
+                self._reader = None
+                timer.cancel()
+                timer.join()  # it must not interrupt what is closed
 
     def _change(self, work: Callable[[duckdb.DuckDBPyConnection], _T]) -> _T:
         try:
@@ -203,7 +207,7 @@ class AnalyticalLog:
 
     def _note(self, error: Exception) -> None:
         text = str(error)
-        if any(sign in text for sign in _IN_USE):
+        if any(sign in text for sign in IN_USE):
             self.busy_flushes += 1
             return
         self.failed_flushes += 1
@@ -335,12 +339,13 @@ def _quoted(path: Path) -> str:
     return "'" + str(path).replace("'", "''") + "'"
 
 
-def _why_unreadable(error: Exception, timeout_s: float) -> str:
+def why_unreadable(error: Exception, timeout_s: float) -> str:
+    """What is said of an error that ended a read."""
     if isinstance(error, duckdb.InterruptException):
         return f"reading the log took longer than {timeout_s:g} s, or the service is stopping; ask for a shorter time"
     if isinstance(error, duckdb.OutOfMemoryException):
         return f"reading the log takes more than {_READ_MEMORY_MB} MB; ask for a shorter time"
-    if any(sign in str(error) for sign in _IN_USE):
+    if any(sign in str(error) for sign in IN_USE):
         return "the log is in use by another process; try again later"
     _logger.error("reading the log failed: %s", error)
     return "the log cannot be read; is the file still there? The service's own log says more"

@@ -63,6 +63,9 @@ def serve(
     data_dir: Annotated[Path | None, typer.Option(help="Keep the stores here instead of server.data_dir.")] = None,
     log_format: Annotated[LogFormat | None, typer.Option(help="Instead of logging.format.")] = None,
     log_level: Annotated[LogLevel | None, typer.Option(help="Instead of logging.level.")] = None,
+    workers: Annotated[
+        int, typer.Option(help="Processes on one port, over the store at store.url.", min=1, max=64)
+    ] = 1,
 ) -> None:
     """Serve the pools of a configuration until SIGINT or SIGTERM."""
     overrides = {"host": host, "port": port, "data_dir": data_dir}
@@ -71,6 +74,10 @@ def serve(
     source = ConfigSource(config, os.environ, {name: value for name, value in overrides.items() if value is not None})
     with problems_told():
         settings, digest = source.read()
+        if workers > 1:
+            from serving.workers.start import check_shared
+
+            check_shared(settings, source)
     import uvloop
 
     from serving.app import run
@@ -80,8 +87,12 @@ def serve(
 
     told = {"format": log_format, "level": log_level}
     set_up_logging(settings.logging.model_copy(update={name: word for name, word in told.items() if word is not None}))
+    from serving.workers.start import echo_of, supervise
+
     try:
-        uvloop.run(run(settings, source, digest, typer.echo))
+        if workers > 1:
+            raise typer.Exit(supervise(workers, sys.argv[1:], settings, source, typer.echo))
+        uvloop.run(run(settings, source, digest, echo_of(settings, typer.echo)))
     except (OSError, StoreError, WarmStartUnusable) as error:
         typer.echo(f"pointsman: {error}", err=True)
         raise typer.Exit(1) from None

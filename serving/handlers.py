@@ -225,8 +225,7 @@ class Handlers(
     async def metrics(self, request: web.Request) -> web.Response:
         """`GET /metrics`: Prometheus's text format."""
         await self._admit_operator(request)
-        collected = self._metrics.collected()  # on the loop's thread: the numbers change there; the text takes longer
-        body = await asyncio.to_thread(self._metrics.render, collected)
+        body = await self._metrics.exposition()
         return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4"})
 
     async def _infer(self, request: web.Request, kind: Kind) -> web.StreamResponse:

@@ -37,8 +37,12 @@ async def listening(
     *,
     around: Any,
     close_feeds: Callable[[], None],
+    reuse_port: bool = False,
 ) -> AsyncIterator[str]:
-    """The server, with the middleware `around` all others; yields host:port. On leaving it ends as `life` says."""
+    """The server, with the middleware `around` all others; yields host:port. On leaving it ends as `life` says.
+
+    `reuse_port`: other processes of this user may listen on the same port, and each gets some of the connections.
+    """
     app = web.Application(
         client_max_size=server.max_body_bytes, middlewares=[around, error_middleware(metrics, server.max_body_bytes)]
     )
@@ -65,7 +69,8 @@ async def listening(
     assert runner.server is not None  # noqa: S101 - it has just been set up
     _bound(runner.server, server.max_connections)
     try:
-        await web.TCPSite(runner, server.host, server.port, backlog=_BACKLOG).start()
+        shared = reuse_port or None  # None: uvloop's and asyncio's own choice
+        await web.TCPSite(runner, server.host, server.port, backlog=_BACKLOG, reuse_port=shared).start()
         port = runner.addresses[0][1]
         yield f"[{server.host}]:{port}" if ":" in server.host else f"{server.host}:{port}"
     finally:

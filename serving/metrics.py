@@ -6,7 +6,8 @@ read when Prometheus asks, in `state_metrics`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from prometheus_client import (
@@ -18,6 +19,7 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.core import GaugeMetricFamily
 
 from serving.call_metrics import CallMetrics
 from serving.objectives import Objectives
@@ -43,7 +45,10 @@ class _Collected(CollectorRegistry):
 
 
 class Metrics:
-    """All series, in a registry of their own. All methods belong to the event loop's thread."""
+    """All series, in a registry of their own. All methods belong to the event loop's thread.
+
+    `of_all`: where there are more workers, what shows those of all.
+    """
 
     def __init__(self) -> None:
         disable_created_metrics()  # a third of all lines, which nobody reads
@@ -74,6 +79,7 @@ class Metrics:
             buckets=_OVERHEAD_BUCKETS_S,
             registry=self.registry,
         )
+        self.of_all: Callable[[], Awaitable[bytes]] | None = None
         self.trace_spans = self._counter("trace_spans", "Spans of traces, by what became of them.", ("result",))
 
     def count_shed(self, priority: int, why: str) -> None:
@@ -102,6 +108,21 @@ class Metrics:
         pool, outcome = record.decision.pool, record.outcome
         cost_usd = None if outcome is None else outcome.cost_usd
         self.calls.graded(pool, record.served_by, quality, cost_usd, self.objectives.success_quality(pool))
+
+    async def exposition(self) -> bytes:
+        """What Prometheus is shown."""
+        if self.of_all is not None:
+            return await self.of_all()
+        collected = self.collected()  # on the loop's thread: the numbers change there; the text takes longer
+        return await asyncio.to_thread(self.render, [*collected, self.worker_up({0: True})])
+
+    @staticmethod
+    def worker_up(up: Mapping[int, bool]) -> Metric:
+        """Which workers have shown their metrics."""
+        family = GaugeMetricFamily("pointsman_worker_up", "1 for a worker that shows its metrics.", labels=("worker",))
+        for worker, shows in up.items():
+            family.add_metric((str(worker),), float(shows))
+        return family
 
     def collected(self) -> list[Metric]:
         """What is shown, as it is now; `render` may then be called on another thread."""

@@ -25,6 +25,7 @@ PACKAGES = (
     "serving/providers",
     "serving/telemetry",
     "serving/traffic",
+    "serving/workers",
     "evaluation",
     "evaluation/estimators",
 )
