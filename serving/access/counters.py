@@ -5,6 +5,7 @@ Values and arithmetic. Never knows what changes them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +18,7 @@ __all__ = [
     "UNITS_PER_USD",
     "WARNED",
     "Counter",
+    "Held",
     "Least",
     "Reservation",
     "amount_of",
@@ -52,12 +54,17 @@ class Counter:
         self.spent = self.requests = self.unpriced = self.saved = 0
 
 
+Held = tuple[str, int]
+"""A counter outside this process, and what is held there."""
+
+
 @dataclass(slots=True)
 class Reservation:
     """What a call under way may still spend. `hard`: some hard budget relies on it, so the call must be bounded."""
 
     parts: list[tuple[Counter, int]] = field(default_factory=list)
     hard: bool = False
+    held: Sequence[Held] = ()
 
 
 @dataclass(frozen=True, slots=True)

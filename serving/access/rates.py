@@ -68,7 +68,7 @@ class Rates:
             if before[i] in self._entries:
                 self._members[self._entries.index(before[i]), member] = buckets
 
-    def take(self, principal: Principal, tokens: int, now: float) -> Taken:
+    async def take(self, principal: Principal, tokens: int, now: float) -> Taken:
         """One request and an estimate of its tokens, from all buckets it concerns or from none; raises RateLimited.
 
         A call of more tokens than a minute allows goes when the bucket is full, and those after it wait the longer.
