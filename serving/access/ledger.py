@@ -26,6 +26,7 @@ from serving.access.counters import (
     over,
     unit,
     units,
+    used,
 )
 from serving.access.principal import Principal
 from serving.access.scopes import member_of, window_of
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from serving.access.budget_settings import BudgetEntry
     from serving.records import Record
 
-__all__ = ["Ledger", "Notice"]
+__all__ = ["Ledger", "Notice", "payer"]
 
 _SHOWN: Final = 1_000  # counters of one budget in a list, the dearest first
 _NOBODY: Final = Principal()
@@ -155,9 +156,8 @@ class Ledger:
         if not self._entries:
             return ()
         mode = record.decision.mode
-        principal = _NOBODY if mode == "shadow" else record.labels.principal
         rows: list[Row] = []
-        for i, member in self._concerning(principal):
+        for i, member in self._concerning(payer(record)):
             counter = self._counter(i, member, outcome.ts, booking=True)
             if outcome.ts < counter.start:
                 continue  # its own window is over, as it will be at a replay
@@ -167,8 +167,7 @@ class Ledger:
             if mode == "cached":
                 continue
             counter.unpriced += outcome.cost_usd is None and outcome.status == "ok"
-            tokens = (outcome.input_tokens or 0) + (outcome.output_tokens or 0)
-            counter.spent += tokens if entry.usd is None else exact(outcome.cost_usd)
+            counter.spent += used(entry, outcome)
             rows += self._crossings(i, counter, outcome.ts)
         return rows
 
@@ -368,3 +367,8 @@ class Ledger:
     def _form(self, i: int) -> tuple[str, ...]:
         entry = self._entries[i]
         return entry.name, entry.scope, unit(entry), entry.per
+
+
+def payer(record: Record) -> Principal:
+    """Whose budgets a call's outcomes are booked on."""
+    return _NOBODY if record.decision.mode == "shadow" else record.labels.principal
