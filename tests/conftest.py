@@ -181,6 +181,15 @@ def stored_events():
     return read_events
 
 
+@pytest.fixture(scope="session")
+def valkey_server(tmp_path_factory):
+    """A Valkey server for all tests: each takes a `name` (a prefix of keys) of its own, such as `tmp_path.name`."""
+    from tests.valkey_server import ValkeyServer
+
+    with ValkeyServer(tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
 @pytest.fixture
 async def http():
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:
