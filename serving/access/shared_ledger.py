@@ -12,14 +12,14 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from itertools import count
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from serving.access.counters import Reservation, used
+from serving.access.counters import Reservation, amount_of, exact, used
 from serving.access.ledger import Ledger, payer
 from serving.access.scopes import window_of
-from serving.access.shared_scripts import HOLD, UNDO
+from serving.access.shared_scripts import HOLD, SUMS, UNDO
 from serving.errors import Unavailable
 from serving.store import StoreError
 
@@ -40,6 +40,7 @@ _HELD_S: Final = 2 * _DAY_S  # longer than any call is under way
 _TOTAL_S: Final = 400 * _DAY_S  # a budget without an end that nobody touched for so long begins with the fold's sum
 _UNDONE_WITHIN_S: Final = 30.0  # below what HOLD remembers
 _UNDO_PAUSE_S: Final = 0.5
+_ASKED: Final = 1_000  # counters at a time: the server does nothing else meanwhile
 
 
 class SharedLedger(Ledger):
@@ -81,6 +82,24 @@ class SharedLedger(Ledger):
             except StoreError as error:  # it will never write again: what is held ends with this process
                 _log.warning("not given back: %s", error)
 
+    async def listed_of_all(self, ts: float) -> list[dict[str, Any]]:
+        """As `listed`, but what is set aside of hard budgets is what all workers hold; raises Unavailable."""
+        shown = self.listed(ts)
+        lines = [
+            (_key(self._held_key(i, line["member"] or "")), entry, self._limits[i], line)
+            for i, (entry, budget) in enumerate(zip(self._entries, shown, strict=True))
+            if entry.kind == "hard"
+            for line in budget["counters"]
+        ]
+        for first in range(0, len(lines), _ASKED):
+            part = lines[first : first + _ASKED]
+            sums = await self._scripts.run(SUMS, [key for key, *_ in part], [self._scripts.prefix])
+            for (_, entry, limit, line), held in zip(part, map(int, sums), strict=True):
+                spent = line["spent"] if entry.usd is None else exact(line["spent"])
+                line["reserved"] = amount_of(entry, held)
+                line["remaining"] = amount_of(entry, max(0, limit - spent - held))
+        return shown
+
     async def close(self) -> None:
         """No more is undone: what this process holds ends with it."""
         if self._undoing is not None:
@@ -92,7 +111,7 @@ class SharedLedger(Ledger):
         keys, args = [f"known:{self._store.writer}", hold], [self._scripts.prefix, self._store.writer]
         for counter, amount in wanted:
             i = counter.budget
-            part = (f"held:{_text([*self._form(i), counter.member])}", min(_MOST, amount))
+            part = (self._held_key(i, counter.member), min(_MOST, amount))
             held.append(part)
             keys += [_key(self._spent_key(i, counter.member, counter.start)), _key(part[0])]
             folded, expires_at = min(_MOST, counter.spent), int(_expiry(counter.end, ts))
@@ -104,6 +123,8 @@ class SharedLedger(Ledger):
             raise
         if refused:
             counter, amount = wanted[refused - 1]
+            if self._counters.get((counter.budget, counter.member)) is not counter:
+                raise Unavailable("a budget of this call was changed meanwhile; try again")
             self._refuse(counter, amount, int(sums[0]), int(sums[1]), ts)
         return held
 
@@ -125,6 +146,9 @@ class SharedLedger(Ledger):
                     continue
                 _log.error("a reservation may be held until this process ends: the store did not answer")
             self._doubtful.popleft()
+
+    def _held_key(self, i: int, member: str) -> str:
+        return f"held:{_text([*self._form(i), member])}"
 
     def _spent_key(self, i: int, member: str, start: float) -> str:
         return f"spent:{_text([*self._form(i), member, int(start)])}"

@@ -252,3 +252,18 @@ async def test_many_at_once_and_one_that_crashes_leave_the_exact_sum(worker):
         assert sums[f'"search/{user}"'] == sum(units for who, units in booked if who == user) <= 0.6 * limit_units
     left = limit_units - sums['""']
     await workers[0].reserve(min(left / 1e12, 0.6 - sums['"search/alice"'] / 1e12) - 1e-9)
+
+
+async def test_what_all_workers_hold_is_shown(worker):
+    entries = [budget(name="all"), budget(scope="user", usd=None, tokens=100, name="soft", kind="soft")]
+    one, other = await worker(entries), await worker(entries)
+    await one.end(await one.reserve(0.5), 0.25)
+    await one.reserve(0.125, 30)
+    await other.reserve(0.25, 40)
+    shown = {b["name"]: b["counters"][0] for b in await one.ledger.listed_of_all(NOW)}
+    assert {name: shown["all"][name] for name in ("spent", "reserved", "remaining")} == {
+        "spent": 0.25,
+        "reserved": 0.375,
+        "remaining": 0.375,
+    }
+    assert shown["soft"]["reserved"] == 30, "of this worker: nobody is refused by it"
