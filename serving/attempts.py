@@ -85,7 +85,16 @@ class Attempts:
         self.done = False
         self.started: float | None = None  # the first attempt's, by perf_counter
         self._plan = plan_for(self)
-        self._next = self._prepared(self._plan.first)  # BudgetExhausted, NothingAvailable: nothing is recorded yet
+        self._next: Attempt
+
+    @classmethod
+    async def begun(
+        cls, means: Means, call: Call, caller: Caller, plan_for: Callable[[Attempts], Plan], *, deadline_s: float
+    ) -> Self:
+        """With the first prepared; raises BudgetExhausted, NothingAvailable, Unavailable: nothing is recorded yet."""
+        attempts = cls(means, call, caller, plan_for, deadline_s=deadline_s)
+        attempts._next = await attempts._prepared(attempts._plan.first)
+        return attempts
 
     def recorded(self, record: Record, durable: asyncio.Future[None]) -> None:
         """The decision has been recorded: attempts may begin."""
@@ -152,7 +161,7 @@ class Attempts:
             if following.wait_s:
                 await asyncio.sleep(following.wait_s)
             try:
-                return self._prepared(following.model)
+                return await self._prepared(following.model)
             except (BudgetExhausted, InvalidRequest, NothingAvailable):
                 self._plan.unfit(following.model)
 
@@ -176,7 +185,7 @@ class Attempts:
         message = f"{len(self.tried)} attempts failed, the last: {error}"
         raise NothingAvailable(message, self.tried, min(waits, default=1.0), decision_id)
 
-    def _prepared(self, model: str) -> Attempt:
+    async def _prepared(self, model: str) -> Attempt:
         """An attempt on a model with its endpoint chosen and its worst case set aside."""
         means, now = self.means, time.monotonic()
         if model not in means.upstreams:  # it has left since it was chosen
@@ -188,7 +197,7 @@ class Attempts:
             raise NothingAvailable(f"{model}: every endpoint is busy or down", self.tried, wait_s)
         assumed = endpoints.unasked_output_tokens or means.assumed_output_tokens
         worst = worst_case(self.call, endpoints.arm.price, endpoints.max_output_tokens, assumed)
-        reservation = means.ledger.reserve(self.caller.principal, worst.usd, worst.tokens, time.time())
+        reservation = await means.ledger.reserve(self.caller.principal, worst.usd, worst.tokens, time.time())
         call = self.call
         if reservation.hard and worst.max_tokens is not None:  # what was set aside must be what it can cost
             call = replace(call, body={**call.body, "max_tokens": worst.max_tokens})

@@ -31,6 +31,7 @@ _FIXED: Final = (
     "store.queue_limit",
     "log.flush_interval_s",
     "log.batch_rows",
+    "metering.shared_timeout_s",
     "metering.webhook_queue",
 )
 _FIXED_SECTIONS: Final = ("logging", "tracing")

@@ -244,7 +244,7 @@ class Handlers(
             caller = _caller(request, principal, hints, began)
             request[CALLER_HEADERS] = caller.headers
             with self._metrics.objectives.request(call.model, arrived, call.timeout_s) as served:
-                taken = self._intake.take(call, caller, time.time())
+                taken = await self._intake.take(call, caller, time.time())
                 caller.about.admitted(call)
                 used: Outcome | None = None
                 try:

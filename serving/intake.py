@@ -29,12 +29,12 @@ class Intake:
     shadows: Shadows
     caching: Caching
 
-    def take(self, call: Call, caller: Caller, now: float) -> Taken:
+    async def take(self, call: Call, caller: Caller, now: float) -> Taken:
         """Count a call against the caller's rates at unix time `now`; raises RateLimited.
 
         Its tokens are the input's estimate and the output's bound, where the caller gave one, until they are known.
         """
-        taken = self.rates.take(caller.principal, call.prompt.input_tokens + (call.max_output_tokens or 0), now)
+        taken = await self.rates.take(caller.principal, call.prompt.input_tokens + (call.max_output_tokens or 0), now)
         caller.headers.update(taken.headers)
         return taken
 

@@ -128,7 +128,7 @@ class Routing:
         self, call: Call, caller: Caller, decision: Decision, labels: Labels, *, fallbacks: bool = True
     ) -> Answer:
         """A call whose decision has been made; without `fallbacks` its model alone is asked, once."""
-        attempts = self._begin(call, caller, decision, labels, fallbacks=fallbacks)
+        attempts = await self._begin(call, caller, decision, labels, fallbacks=fallbacks)
         async for attempt in attempts:
             async with attempt:
                 answer = await attempt.send()
@@ -157,7 +157,7 @@ class Routing:
         `assemble_bytes`: put it together, too, where the whole is no larger than about that.
         """
         decision, labels = self.decide(call, caller, ts=time.time())
-        attempts = self._begin(call, caller, decision, labels, fallbacks=True)
+        attempts = await self._begin(call, caller, decision, labels, fallbacks=True)
         async for attempt in attempts:
             assembly = None if assemble_bytes is None else Assembly(call.kind, assemble_bytes)
             rewriter = StreamRewriter(
@@ -179,7 +179,9 @@ class Routing:
                 passed_on = _with(first, events)
                 yield AnswerStream(decision, passed_on, attempt.model.name, attempts.record, made, assembly)
 
-    def _begin(self, call: Call, caller: Caller, decision: Decision, labels: Labels, *, fallbacks: bool) -> Attempts:
+    async def _begin(
+        self, call: Call, caller: Caller, decision: Decision, labels: Labels, *, fallbacks: bool
+    ) -> Attempts:
         """The call's attempts, its decision recorded; nothing is where it cannot be afforded or served."""
         settings = self._failures.get(decision.pool, self._default)
         if not fallbacks:
@@ -195,7 +197,7 @@ class Routing:
 
             return Plan(decision.chosen, settings, budget, others, attempts.elsewhere, self._means.rng)
 
-        attempts = Attempts(self._means, call, caller, plan, deadline_s=settings.deadline_s)
+        attempts = await Attempts.begun(self._means, call, caller, plan, deadline_s=settings.deadline_s)
         try:
             record, durable = self._means.learner.record_decision(decision, labels)
             caller.about.logging(durable)

@@ -124,8 +124,9 @@ class Store(Protocol):
         """Flush and release the file. Later appends raise StoreClosed; a second close does nothing."""
 
 
-Tally = tuple[str, str, int]
-"""(counter, part, by how much): a whole number that is kept beside the log, in parts that sum up to it."""
+Tally = tuple[str, str, int, float]
+"""(counter, part, by how much, until when): a whole number that is kept beside the log, in parts that sum up to it,
+and gone at that unix time."""
 
 
 class SharedStore(Store, Protocol):

@@ -25,9 +25,9 @@ class BudgetDesk:
     def __init__(self, ledger: Ledger, learner: Learner) -> None:
         self._ledger, self._learner = ledger, learner
 
-    def listed(self, ts: float) -> list[dict[str, Any]]:
-        """Every budget with what is spent of it."""
-        return self._ledger.listed(ts)
+    async def listed(self, ts: float) -> list[dict[str, Any]]:
+        """Every budget with what is spent and set aside of it."""
+        return await self._ledger.listed_of_all(ts)
 
     async def patch(self, name: str, body: Mapping[str, Any], by: str | None, ts: float) -> dict[str, Any]:
         """Another limit for a budget, in its own unit; durable on return. Raises UnknownModel, InvalidRequest."""
@@ -44,4 +44,4 @@ class BudgetDesk:
         row = {"ts": ts, "subject": self._ledger.subject, "what": "limit", "pool": None, "model": None, "by": by}
         row |= {"before": {"budget": name, "limit": before}, "after": {"budget": name, "limit": limit}, "reason": None}
         await asyncio.shield(self._learner.change([row]))
-        return next(budget for budget in self._ledger.listed(ts) if budget["name"] == name)
+        return next(budget for budget in await self.listed(ts) if budget["name"] == name)

@@ -5,10 +5,12 @@ Values and arithmetic. Never knows what changes them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from bandit.types import Outcome
     from serving.access.budget_settings import BudgetEntry
 
 __all__ = [
@@ -17,6 +19,7 @@ __all__ = [
     "UNITS_PER_USD",
     "WARNED",
     "Counter",
+    "Held",
     "Least",
     "Reservation",
     "amount_of",
@@ -24,6 +27,7 @@ __all__ = [
     "over",
     "unit",
     "units",
+    "used",
 ]
 
 UNITS_PER_USD: Final = 10**12  # a token at 1 USD per million is 10**6 of them: nothing is rounded away
@@ -52,12 +56,17 @@ class Counter:
         self.spent = self.requests = self.unpriced = self.saved = 0
 
 
+Held = tuple[str, int]
+"""A counter outside this process, and what is held there."""
+
+
 @dataclass(slots=True)
 class Reservation:
     """What a call under way may still spend. `hard`: some hard budget relies on it, so the call must be bounded."""
 
     parts: list[tuple[Counter, int]] = field(default_factory=list)
     hard: bool = False
+    held: Sequence[Held] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +98,13 @@ def amount_of(entry: BudgetEntry, units: int) -> float | int:
 def exact(usd: float | None) -> int:
     """USD in whole units; 0 where it is not known."""
     return 0 if usd is None else round(usd * UNITS_PER_USD)
+
+
+def used(entry: BudgetEntry, outcome: Outcome) -> int:
+    """What an outcome takes of a budget, in whole units."""
+    return (
+        exact(outcome.cost_usd) if entry.usd is not None else (outcome.input_tokens or 0) + (outcome.output_tokens or 0)
+    )
 
 
 def over(counter: Counter, ts: float) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from heapq import nlargest
 from math import ceil
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 from urllib.parse import quote
 
 from serving.access.counters import (
@@ -18,6 +18,7 @@ from serving.access.counters import (
     UNITS_PER_USD,
     WARNED,
     Counter,
+    Held,
     Least,
     Reservation,
     amount_of,
@@ -25,6 +26,7 @@ from serving.access.counters import (
     over,
     unit,
     units,
+    used,
 )
 from serving.access.principal import Principal
 from serving.access.scopes import member_of, window_of
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from serving.access.budget_settings import BudgetEntry
     from serving.records import Record
 
-__all__ = ["Ledger", "Notice"]
+__all__ = ["Ledger", "Notice", "payer"]
 
 _SHOWN: Final = 1_000  # counters of one budget in a list, the dearest first
 _NOBODY: Final = Principal()
@@ -77,7 +79,7 @@ class Ledger:
 
     # --- a call
 
-    def reserve(self, principal: Principal, usd: float | None, tokens: int, ts: float) -> Reservation:
+    async def reserve(self, principal: Principal, usd: float | None, tokens: int, ts: float) -> Reservation:
         """Set aside the most that an attempt can cost, in all budgets it concerns or in none; raises BudgetExhausted.
 
         `usd` None: the cost is unknown, and a budget in USD only refuses once it is spent.
@@ -85,25 +87,31 @@ class Ledger:
         if not self._entries:
             return Reservation()
         parts: list[tuple[Counter, int]] = []
-        hard = False
+        hard: list[tuple[Counter, int]] = []
         for i, member in self._concerning(principal):
             entry, counter = self._entries[i], self._counter(i, member, ts)
             amount = tokens if entry.usd is None else 0 if usd is None else ceil(usd * UNITS_PER_USD)
-            if entry.kind == "hard":
-                hard = True
-                left = self._limits[i] - counter.spent - counter.reserved
-                if amount > left or left <= 0:
-                    self._refuse(entry, counter, amount, ts)
             parts.append((counter, amount))
+            if entry.kind == "hard":
+                hard.append((counter, amount))
+        held = await self._hold(hard, ts) if hard else ()
         for counter, amount in parts:
             counter.reserved += amount
-        return Reservation(parts, hard)
+        return Reservation(parts, bool(hard), held)
 
     def release(self, reservation: Reservation) -> None:
         """Give back what was set aside, in the step in which the outcome is booked; a second time does nothing."""
         parts, reservation.parts = reservation.parts, []
         for counter, amount in parts:
             counter.reserved -= amount
+
+    async def _hold(self, wanted: Sequence[tuple[Counter, int]], ts: float) -> Sequence[Held]:
+        """Whether there is room for all of it, and what is held of it outside this process; raises BudgetExhausted."""
+        for counter, amount in wanted:
+            left = self._limits[counter.budget] - counter.spent - counter.reserved
+            if amount > left or left <= 0:
+                self._refuse(counter, amount, counter.spent, counter.reserved, ts)
+        return ()
 
     def headers(self, principal: Principal, ts: float) -> dict[str, str]:
         """What a caller is told with an answer: the least that is left in hard budgets in USD, and warnings."""
@@ -148,9 +156,8 @@ class Ledger:
         if not self._entries:
             return ()
         mode = record.decision.mode
-        principal = _NOBODY if mode == "shadow" else record.labels.principal
         rows: list[Row] = []
-        for i, member in self._concerning(principal):
+        for i, member in self._concerning(payer(record)):
             counter = self._counter(i, member, outcome.ts, booking=True)
             if outcome.ts < counter.start:
                 continue  # its own window is over, as it will be at a replay
@@ -160,8 +167,7 @@ class Ledger:
             if mode == "cached":
                 continue
             counter.unpriced += outcome.cost_usd is None and outcome.status == "ok"
-            tokens = (outcome.input_tokens or 0) + (outcome.output_tokens or 0)
-            counter.spent += tokens if entry.usd is None else exact(outcome.cost_usd)
+            counter.spent += used(entry, outcome)
             rows += self._crossings(i, counter, outcome.ts)
         return rows
 
@@ -203,6 +209,10 @@ class Ledger:
         for counter in self._counters.values():
             by_budget[counter.budget].append(counter)
         return [self._shown(i, counters, ts) for i, counters in enumerate(by_budget)]
+
+    async def listed_of_all(self, ts: float) -> list[dict[str, Any]]:
+        """As `listed`, with what is set aside by all processes of the service."""
+        return self.listed(ts)
 
     def least_left(self, ts: float) -> list[Least]:
         """Every budget in a few numbers that name nobody."""
@@ -315,17 +325,19 @@ class Ledger:
             }
         ]
 
-    def _refuse(self, entry: BudgetEntry, counter: Counter, amount: int, ts: float) -> None:
+    def _refuse(self, counter: Counter, amount: int, spent: int, reserved: int, ts: float) -> NoReturn:
+        entry = self._entries[counter.budget]
         notice = self._notice(entry, counter, "refused", ts)
+        notice |= {"spent": amount_of(entry, spent), "reserved": amount_of(entry, reserved)}
         if not counter.refused:
             counter.refused = True
             if self.notify is not None:
                 self.notify(entry, notice)
         of, until = unit(entry), counter.end
-        asked, spent, limit = amount_of(entry, amount), notice["spent"], notice["limit"]
+        asked, limit = amount_of(entry, amount), notice["limit"]
         message = (
             f"budget {entry.name!r} has no room for this call, which may take {asked:.6g} {of}: of {limit:.6g} {of}"
-            f" {spent:.6g} are spent and {notice['reserved']:.6g} reserved"
+            f" {notice['spent']:.6g} are spent and {notice['reserved']:.6g} reserved"
             + ("" if until is None else f"; it starts anew at {until:.0f} (unix seconds)")
         )
         raise BudgetExhausted(message, notice | {"needed": asked})
@@ -359,3 +371,8 @@ class Ledger:
     def _form(self, i: int) -> tuple[str, ...]:
         entry = self._entries[i]
         return entry.name, entry.scope, unit(entry), entry.per
+
+
+def payer(record: Record) -> Principal:
+    """Whose budgets a call's outcomes are booked on."""
+    return _NOBODY if record.decision.mode == "shadow" else record.labels.principal

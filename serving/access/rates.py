@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from serving.access.budget_settings import LimitEntry
     from serving.access.principal import Principal
 
-__all__ = ["Rates", "Taken"]
+__all__ = ["Bucket", "Rates", "Taken", "headers_of", "refusal", "sizes_of"]
 
 _MINUTE_S: Final = 60.0
 _KINDS: Final = ("requests", "tokens")
 
 
 @dataclass(slots=True)
-class _Bucket:
+class Bucket:
     """Holds at most `capacity`, as much as flows in in a minute; below 0 where an estimate was too low."""
 
     kind: str
@@ -48,7 +48,7 @@ class Taken:
     """What a call has taken. `headers` are for its answer, or its error."""
 
     tokens: float = 0.0
-    buckets: list[_Bucket] = field(default_factory=list)
+    buckets: list[Bucket] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
 
 
@@ -57,7 +57,7 @@ class Rates:
 
     def __init__(self, entries: Sequence[LimitEntry] = (), *, max_counters: int = 100_000) -> None:
         self._entries: tuple[LimitEntry, ...] = ()
-        self._members: OrderedDict[tuple[int, str], list[_Bucket]] = OrderedDict()  # last used last
+        self._members: OrderedDict[tuple[int, str], list[Bucket]] = OrderedDict()  # last used last
         self.configure(entries, max_counters=max_counters)
 
     def configure(self, entries: Sequence[LimitEntry], *, max_counters: int) -> None:
@@ -68,28 +68,25 @@ class Rates:
             if before[i] in self._entries:
                 self._members[self._entries.index(before[i]), member] = buckets
 
-    def take(self, principal: Principal, tokens: int, now: float) -> Taken:
+    async def take(self, principal: Principal, tokens: int, now: float) -> Taken:
         """One request and an estimate of its tokens, from all buckets it concerns or from none; raises RateLimited.
 
         A call of more tokens than a minute allows goes when the bucket is full, and those after it wait the longer.
         """
         if not self._entries:
             return Taken()
-        buckets: list[_Bucket] = []
+        buckets: list[Bucket] = []
         for i, entry in enumerate(self._entries):
             member = member_of(entry.scope, entry.match, entry.tier, principal)
             if member is not None:
                 buckets += self._buckets(i, member, now)
         for bucket in buckets:
             bucket.fill(now)
-        short = [(b.wait_s(_needed(b, tokens)), b) for b in buckets if b.level < _needed(b, tokens) - 1e-9]
-        if short:
-            wait_s, bucket = max(short, key=lambda item: item[0])
-            message = f"more than {bucket.capacity:.0f} {bucket.kind} a minute; try again in {wait_s:.3g} s"
-            raise RateLimited(message, wait_s, _headers(buckets))
+        if any(bucket.level < _needed(bucket, tokens) - 1e-9 for bucket in buckets):
+            raise refusal(buckets, tokens)
         for bucket in buckets:
             bucket.level -= 1 if bucket.kind == "requests" else tokens
-        return Taken(tokens, [b for b in buckets if b.kind == "tokens"], _headers(buckets))
+        return Taken(tokens, [b for b in buckets if b.kind == "tokens"], headers_of(buckets))
 
     def settle(self, taken: Taken, tokens: int, now: float) -> None:
         """The call took `tokens` in truth: the difference goes back, or is owed. Once for each `Taken`."""
@@ -98,17 +95,11 @@ class Rates:
             bucket.fill(now)
             bucket.level = min(bucket.capacity, bucket.level + taken.tokens - tokens)
 
-    def _buckets(self, i: int, member: str, now: float) -> list[_Bucket]:
+    def _buckets(self, i: int, member: str, now: float) -> list[Bucket]:
         found = self._members.get((i, member))
         if found is None:
             self._make_room(now)
-            entry = self._entries[i]
-            sizes = (entry.requests_per_minute, entry.tokens_per_minute)
-            found = [
-                _Bucket(kind, float(size), float(size), now)
-                for kind, size in zip(_KINDS, sizes, strict=True)
-                if size is not None
-            ]
+            found = [Bucket(kind, size, size, now) for kind, size in sizes_of(self._entries[i])]
             self._members[i, member] = found
         else:
             self._members.move_to_end((i, member))
@@ -126,11 +117,24 @@ class Rates:
         del self._members[key]
 
 
-def _needed(bucket: _Bucket, tokens: int) -> float:
+def sizes_of(entry: LimitEntry) -> list[tuple[str, float]]:
+    """The kinds of buckets that a limit has, each with its capacity."""
+    sizes = (entry.requests_per_minute, entry.tokens_per_minute)
+    return [(kind, float(size)) for kind, size in zip(_KINDS, sizes, strict=True) if size is not None]
+
+
+def refusal(buckets: Sequence[Bucket], tokens: int) -> RateLimited:
+    """Of a call that some bucket has too little for: by the one that it would wait for the longest."""
+    wait_s, bucket = max(((b.wait_s(_needed(b, tokens)), b) for b in buckets), key=lambda item: item[0])
+    message = f"more than {bucket.capacity:.0f} {bucket.kind} a minute; try again in {wait_s:.3g} s"
+    return RateLimited(message, wait_s, headers_of(buckets))
+
+
+def _needed(bucket: Bucket, tokens: int) -> float:
     return 1.0 if bucket.kind == "requests" else min(float(tokens), bucket.capacity)
 
 
-def _headers(buckets: Sequence[_Bucket]) -> dict[str, str]:
+def headers_of(buckets: Sequence[Bucket]) -> dict[str, str]:
     """OpenAI's headers, of each kind for the bucket with the least left."""
     headers: dict[str, str] = {}
     for kind in _KINDS:

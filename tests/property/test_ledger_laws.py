@@ -6,7 +6,7 @@ from fractions import Fraction
 
 from hypothesis import given
 from hypothesis import strategies as st
-from metered_calls import ALICE, BOB, CAROL, NOON, budget, outcome, record
+from metered_calls import ALICE, BOB, CAROL, NOON, at_once, budget, outcome, record
 
 from serving.access.ledger import Ledger
 from serving.errors import BudgetExhausted
@@ -40,7 +40,7 @@ def run(steps):
         else:
             principal, usd, tokens, _ = step
             try:
-                held = ledger.reserve(principal, usd / 1e6, tokens, now)
+                held = at_once(ledger.reserve(principal, usd / 1e6, tokens, now))
             except BudgetExhausted:
                 pass
             else:

@@ -8,7 +8,7 @@ import pytest
 from conftest import HeldStore
 from hypothesis import given
 from hypothesis import strategies as st
-from metered_calls import budget
+from metered_calls import at_once, budget
 from steered_pools import Steered
 
 from serving.access.ledger import Ledger
@@ -80,9 +80,9 @@ class World:
         )
         if not fits:
             with pytest.raises(BudgetExhausted):
-                self.ledger.reserve(principal, micro / MICRO, 0, NOW)
+                at_once(self.ledger.reserve(principal, micro / MICRO, 0, NOW))
             return
-        held = self.ledger.reserve(principal, micro / MICRO, 0, NOW)
+        held = at_once(self.ledger.reserve(principal, micro / MICRO, 0, NOW))
         names = {name: getattr(principal, name) for name in ("user", "team", "tier", "key_id")}
         decision, _ = self.service.decide(session, **names)
         self.service.outcome(cost_usd=micro / MICRO)

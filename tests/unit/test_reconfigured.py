@@ -6,6 +6,7 @@ import asyncio
 import random
 
 import pytest
+from metered_calls import at_once
 
 from serving.access.budget_settings import BudgetEntry, LimitEntry
 from serving.access.keys import KeyRing, digest_of
@@ -27,13 +28,13 @@ PER_USER = BudgetEntry(scope="user", usd=10.0, per="total", kind="hard", name="e
 def test_what_is_set_aside_in_a_budget_stays_so_whatever_stands_before_it():
     """Else the calls under way could spend it again; the budget's new limit holds for what is left."""
     ledger = Ledger([PER_USER])
-    held = ledger.reserve(ADA, 4.0, 10, 1.0)
+    held = at_once(ledger.reserve(ADA, 4.0, 10, 1.0))
     other = BudgetEntry(scope="team", usd=100.0, per="total", kind="hard", name="team")
     ledger.configure([other, PER_USER.model_copy(update={"usd": 6.0})], max_counters=100)
     assert [line["limit"] for line in ledger.listed(1.0)] == [100.0, 6.0]
     with pytest.raises(BudgetExhausted):
-        ledger.reserve(ADA, 2.5, 10, 1.0)
-    second = ledger.reserve(ADA, 2.0, 10, 1.0)
+        at_once(ledger.reserve(ADA, 2.5, 10, 1.0))
+    second = at_once(ledger.reserve(ADA, 2.0, 10, 1.0))
     ledger.release(held)
     ledger.release(second)
     assert [line["counters"][0]["reserved"] for line in ledger.listed(1.0)] == [0.0, 0.0]
@@ -42,7 +43,7 @@ def test_what_is_set_aside_in_a_budget_stays_so_whatever_stands_before_it():
 def test_a_configured_ledger_is_one_that_was_started_so():
     ledger = Ledger([PER_USER, BudgetEntry(scope="all", tokens=5, per="day", name="day")])
     ledger.changed({"what": "limit", "after": {"budget": "each", "limit": 3.0}})
-    ledger.reserve(ADA, 1.0, 1, 1.0)
+    at_once(ledger.reserve(ADA, 1.0, 1, 1.0))
     state, entries = ledger.state(), [BudgetEntry(scope="all", usd=5, name="new"), PER_USER]
     started = Ledger(entries)
     started.load(state)
@@ -54,12 +55,12 @@ def test_a_configured_ledger_is_one_that_was_started_so():
 def test_a_limit_that_stays_keeps_its_buckets_and_another_begins_full():
     minute = LimitEntry(scope="user", requests_per_minute=1)
     rates = Rates([minute])
-    rates.take(ADA, 0, 0.0)
+    at_once(rates.take(ADA, 0, 0.0))
     rates.configure([LimitEntry(scope="all", requests_per_minute=100), minute], max_counters=100)
     with pytest.raises(RateLimited):
-        rates.take(ADA, 0, 0.0)
+        at_once(rates.take(ADA, 0, 0.0))
     rates.configure([LimitEntry(scope="user", requests_per_minute=2)], max_counters=100)
-    rates.take(ADA, 0, 0.0)
+    at_once(rates.take(ADA, 0, 0.0))
 
 
 def test_keys_of_the_configuration_come_and_go():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from metered_calls import ALICE, BOB, CAROL, NOON, budget, outcome, record
+from metered_calls import ALICE, BOB, CAROL, NOON, at_once, budget, outcome, record
 
 from bandit import Arm, Constraints, Pool, Price
 from bandit.pacing import Pacer
@@ -58,7 +58,7 @@ def test_a_budget_shows_the_member_that_has_least_left_and_names_nobody(ledger):
 
 
 def test_what_is_set_aside_is_not_left_and_an_overspent_budget_has_nothing_left(ledger):
-    ledger.reserve(ALICE, 0.5, 60, NOON)
+    at_once(ledger.reserve(ALICE, 0.5, 60, NOON))
     assert [least.share for least in ledger.least_left(NOON)] == [pytest.approx(0.5), pytest.approx(0.4)]
     ledger.outcome(record(ALICE), outcome(3.0, input_tokens=1_000))
     assert [least.share for least in ledger.least_left(NOON)] == [0.0, 0.0]
