@@ -23,7 +23,7 @@ import numpy as np
 
 from serving.access.budget_desk import BudgetDesk
 from serving.access.keys import KeyRing
-from serving.access.ledger import Ledger
+from serving.access.ledger import Notice
 from serving.access.rates import Rates
 from serving.access.tiers import Tiers
 from serving.access.usage import Usage
@@ -31,7 +31,6 @@ from serving.access.webhook import Webhooks
 from serving.admin import AdminDesk
 from serving.admin_keys import KeyDesk
 from serving.admission import Admission
-from serving.analytics import AnalyticalLog
 from serving.attempts import Means
 from serving.benchmarks import BenchmarkDesk
 from serving.config_source import ConfigSource
@@ -106,14 +105,15 @@ async def run(settings: Settings, source: ConfigSource, digest: str, echo: Calla
     async with contextlib.AsyncExitStack() as stack:
         mind = mind_of(settings)
         lasting = await _lasting(settings, mind, life, stack)
-        first = await joined(lasting, stack)
+        parts = lasting.opened
+        await joined(parts, lasting.learner, life, stack)
         service = _Service(lasting, _generation(lasting, settings, mind, await tokens_of(settings, None), None))
         stack.push_async_callback(service.close)
         lasting.show(service.now)
         reloader = Reloader(source, settings, digest, service.apply, lasting.learner, lasting.metrics, again)
         handlers = service.handlers = Handlers(service.now.parts, life, reloader.reload)
         service.now.parts.dashboard.decisions.preload()
-        if first:
+        if parts.first:
             _beside(stack, lasting.log.run(settings.log.flush_interval_s))
             _beside(stack, lasting.retention.run())
         await service.tick()
@@ -121,13 +121,22 @@ async def run(settings: Settings, source: ConfigSource, digest: str, echo: Calla
         _beside(stack, lasting.feed.run())
         around = await _around(settings, lasting.metrics, stack)
         routes, close_feeds = handlers.routes(), lasting.feed.close
-        heard = listening(routes, lasting.metrics, settings.server, life, around=around, close_feeds=close_feeds)
+        heard = listening(
+            routes,
+            lasting.metrics,
+            settings.server,
+            life,
+            around=around,
+            close_feeds=close_feeds,
+            reuse_port=parts.told is not None,
+        )
         service.address = await stack.enter_async_context(heard)
         life.ready = True
         stack.enter_context(few_collections())
         stack.enter_context(loop_before_threads())
         _beside(stack, reloader.run())
-        service.plan_suites()
+        if parts.first:
+            service.plan_suites()
         for warning in settings.warnings:
             _log.warning("%s: %s", warning.path, warning.message)
         echo(f"pointsman serves {', '.join(p.name for p in settings.pools)} at http://{service.address}")
@@ -168,7 +177,8 @@ class _Service:
         task = asyncio.create_task(self._retired(before, made))
         self._retiring[task] = before
         task.add_done_callback(lambda done: self._retiring.pop(done, None))
-        self.plan_suites()
+        if lasting.opened.first:
+            self.plan_suites()
         for warning in settings.warnings:
             _log.warning("%s: %s", warning.path, warning.message)
         try:  # a snapshot, so that after a crash nothing from before is learned again by the new settings
@@ -227,25 +237,22 @@ class _Service:
 
 async def _lasting(settings: Settings, mind: Mind, life: Life, stack: contextlib.AsyncExitStack) -> Lasting:
     """The stores opened, and what was learned rebuilt from them."""
-    server, store_settings, counters = settings.server, settings.store, settings.metering.max_counters
+    server = settings.server
     server.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    metrics, live = Metrics(), Live(mind.pools)
-    store = open_store(settings)
-    stack.push_async_callback(store.close)
-    log = AnalyticalLog(server.data_dir / "log.duckdb", store, batch_events=settings.log.batch_rows)
-    stack.push_async_callback(log.close)
+    metrics, live, found = Metrics(), Live(mind.pools), await opened(settings, stack)
+    store, log, ledger = found.store, found.log, found.ledger
     ring = KeyRing(settings.auth.keys if settings.auth is not None else ())
-    ledger = Ledger(settings.budgets, max_counters=counters)
     learner = Learner(
         mind.pools,
-        generators(settings, None),
+        generators(settings, None, worker=found.index),
         store,
         metrics,
-        cache_decisions=store_settings.cache_decisions,
-        snapshot_every_events=store_settings.snapshot_every_events,
+        cache_decisions=settings.store.cache_decisions,
+        snapshot_every_events=settings.store.snapshot_every_events,
         roster=mind.roster,
         folds=(ring, mind.traffic, ledger, live),
         witness=live.witness,
+        tallies=found.tallies,
     )
     started = time.perf_counter()
     replayed = learner.recover()
@@ -256,10 +263,11 @@ async def _lasting(settings: Settings, mind: Mind, life: Life, stack: contextlib
     session = await stack.enter_async_context(aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()))
     webhooks = Webhooks(session, settings.metering)  # no connection is made before a budget tells something
     _beside(stack, webhooks.run())
-    ledger.notify = webhooks.put
+    ledger.notify = functools.partial(_notify, learner, webhooks)
     gate = Gate(settings.overload, clock=time.perf_counter, rng=random.Random(), shed=metrics.count_shed)
     stack.callback(gate.close)
     return Lasting(
+        opened=found,
         life=life,
         metrics=metrics,
         store=store,
@@ -273,7 +281,7 @@ async def _lasting(settings: Settings, mind: Mind, life: Life, stack: contextlib
         ring=ring,
         ledger=ledger,
         gate=gate,
-        rates=Rates(settings.limits, max_counters=counters),
+        rates=found.rates,
         webhooks=webhooks,
         desk=FeedbackDesk(learner, quality_metrics(settings), server.feedback_horizon_s),
         benchmarks=BenchmarkDesk(learner, store, metrics),
@@ -351,6 +359,12 @@ def _generation(
     )
     views = Views(lasting.live, learner, pools, budgets, breakers)
     return Generation(settings, parts, traffic, missing, upstreams, shadows, caching, tokens, views)
+
+
+def _notify(learner: Learner, webhooks: Webhooks, entry: BudgetEntry, notice: Notice) -> None:
+    """What is booked is seen by all that share the store, and told by the one that leads; a refusal, by who refuses."""
+    if learner.leads or notice["event"] == "refused":
+        webhooks.put(entry, notice)
 
 
 async def _around(settings: Settings, metrics: Metrics, stack: contextlib.AsyncExitStack) -> Any:

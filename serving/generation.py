@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from serving.log_retention import LogRetention
     from serving.matrix import Matrix
     from serving.metrics import Metrics
+    from serving.opening import Opened
     from serving.parts import Parts
     from serving.store import Store
     from serving.traffic.caching import Caching
@@ -68,6 +69,7 @@ __all__ = [
 class Lasting:
     """One of each for the life of the process. What they need of the settings, a reload tells them."""
 
+    opened: Opened
     life: Life
     metrics: Metrics
     store: Store

@@ -1,56 +1,151 @@
-"""The operational store as the settings have it, and this process's part among those that share it.
+"""What a service keeps its state in, as the settings have it, and this process's part among those that share it.
 
 A file of this process alone, or a server that several processes share. Of those one leads: it logs what events call
-for, takes snapshots and keeps house; which one, a lease on the server says. Makes no part of the service.
+for, takes snapshots and keeps house; which one, a lease on the server says. Makes no part of the service that serves.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from serving.access.ledger import Ledger
+from serving.access.rates import Rates
+from serving.analytics import AnalyticalLog
 from serving.sqlite_store import SqliteStore
 from serving.store import StoreError
 from serving.workers.told import Told, told_by
 
 if TYPE_CHECKING:
+    from bandit.types import Outcome
     from serving.learner import Learner
+    from serving.lifecycle import Life
+    from serving.records import Record
     from serving.settings import Settings
+    from serving.store import Store, Tally
     from serving.valkey_store import ValkeyStore
 
-__all__ = ["Place", "leading", "open_store"]
+__all__ = ["Opened", "joined", "opened"]
 
 _log = logging.getLogger("pointsman")
 _LEASE_S: Final = 5.0
 _FILE: Final = "router.sqlite"
+_LEADER: Final = "leader"
 
 
-def place() -> Told:
-    """Which worker this process is: the only one, unless its parent told otherwise."""
-    return told_by(os.environ) or Told(0, 1, None)
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The stores, and what is counted of callers. `shared`: the operational store, where others append to it, too.
+
+    `told`: which of several workers this is; `tallies`: what an outcome adds to what they count together.
+    """
+
+    store: Store
+    shared: ValkeyStore | None
+    log: AnalyticalLog
+    ledger: Ledger
+    rates: Rates
+    told: Told | None
+    tallies: Callable[[Record, Outcome], Sequence[Tally]] | None
+
+    @property
+    def index(self) -> int:
+        """Which worker this is, from 0."""
+        return 0 if self.told is None else self.told.index
+
+    @property
+    def first(self) -> bool:
+        """Whether this process does what one of a machine's does: fill its log, run suites."""
+        return self.index == 0
 
 
-def open_store(settings: Settings) -> SqliteStore | ValkeyStore:
-    """The store, open; on the running event loop. Raises StoreUnusable."""
+async def opened(settings: Settings, stack: AsyncExitStack) -> Opened:
+    """Open what the settings name; closed by `stack`. Raises StoreUnusable."""
+    told, folder, counters = told_by(os.environ), settings.server.data_dir, settings.metering.max_counters
+    (store, shared), tallies = _store(settings), None
+    stack.push_async_callback(store.close)
+    if shared is None:
+        ledger = Ledger(settings.budgets, max_counters=counters)
+        rates = Rates(settings.limits, max_counters=counters)
+    else:
+        from serving.access.shared_ledger import SharedLedger  # with the extra, as the store
+        from serving.access.shared_rates import SharedRates
+        from serving.access.shared_scripts import Scripts
+
+        scripts = Scripts(shared, settings.metering.shared_timeout_s)
+        stack.push_async_callback(scripts.close)
+        ledger = SharedLedger(shared, scripts, settings.budgets, max_counters=counters)
+        stack.push_async_callback(ledger.close)
+        rates, tallies = SharedRates(scripts, settings.limits, max_counters=counters), ledger.tallies
+    if told is None or told.index == 0:
+        log = AnalyticalLog(folder / "log.duckdb", store, batch_events=settings.log.batch_rows)
+    else:
+        from serving.workers.log_reader import LogReader
+
+        log = LogReader(folder / "log.duckdb", store)
+    stack.push_async_callback(log.close)
+    return Opened(store, shared, log, ledger, rates, told, tallies)
+
+
+def _store(
+    settings: Settings,
+) -> tuple[SqliteStore, None] | tuple[ValkeyStore, ValkeyStore]:
     store, folder = settings.store, settings.server.data_dir
     if store.url is None:
-        return SqliteStore(folder / _FILE, synchronous=store.synchronous, queue_limit=store.queue_limit)
-    from serving.valkey_store import ValkeyStore  # an extra, and its import takes 0.2 s
+        return SqliteStore(folder / _FILE, synchronous=store.synchronous, queue_limit=store.queue_limit), None
+    from serving.valkey_store import ValkeyStore  # an extra
 
     if (folder / _FILE).exists():
         _log.warning("%s is not used: the store is at store.url, and what the file has learned is not there", _FILE)
-    return ValkeyStore(store.url.get_secret_value(), name=store.name, queue_limit=store.queue_limit)
+    shared = ValkeyStore(store.url.get_secret_value(), name=store.name, queue_limit=store.queue_limit)
+    return shared, shared
 
 
-async def leading(learner: Learner, store: ValkeyStore, *, may: bool) -> None:
-    """Lead while this process has the lease, until cancelled; one that may not never does."""
+async def joined(parts: Opened, learner: Learner, life: Life, stack: AsyncExitStack) -> None:
+    """Take part in a store that others share, too, until `stack` ends that: follow it, and lead while that is ours.
+
+    Where the store fails, `life` is asked to end, and `stack` raises StoreFailed: another start finds everything.
+    """
+    shared = parts.shared
+    if shared is None:
+        return
+    learner.leads = parts.first and await shared.lease(_LEADER, _LEASE_S)
+    following = asyncio.create_task(_follow(learner, shared, life))
+    stack.push_async_callback(_ended, following)
+    if parts.first:
+        stack.push_async_callback(_ended, asyncio.create_task(_lead(learner, shared)))
+
+
+async def _follow(learner: Learner, shared: ValkeyStore, life: Life) -> None:
+    try:
+        await learner.follow(shared)
+    except StoreError as error:
+        _log.error("the service ends: %s", error)
+        life.ask()
+        raise
+
+
+async def _lead(learner: Learner, shared: ValkeyStore) -> None:
+    """Lead while this process has the lease, until cancelled."""
     while True:
-        try:
-            learner.leads = may and await store.lease("leader", _LEASE_S)
-        except StoreError as error:
-            learner.leads = False
-            _log.error("nobody leads: %s", error)
         await asyncio.sleep(_LEASE_S / 3)
+        try:
+            leads = await shared.lease(_LEADER, _LEASE_S)
+        except StoreError:
+            leads = False
+        if leads != learner.leads:
+            _log.info("this process leads now" if leads else "another process leads now")
+        learner.leads = leads
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    try:
+        await task
+    except asyncio.CancelledError:
+        return
