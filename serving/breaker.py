@@ -1,13 +1,14 @@
 """When an endpoint is left alone: a circuit breaker with half-open probes.
 
 Counts what attempts say of the endpoint itself. A caller's bad request is an answer, and an attempt that its caller
-gave up says nothing: neither opens a breaker, and a probe that was given up leaves the next call to probe. The clock is
-an argument; nothing here waits.
+gave up says nothing: neither opens a breaker, and a probe that was given up leaves the next call to probe. What another
+process has found out of the same endpoint may be adopted. The clock is an argument; nothing here waits.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Literal
 
 from serving.failure_settings import BreakerSettings
@@ -19,10 +20,13 @@ _BUCKETS = 10  # of the window
 
 
 class Breaker:
-    """One endpoint's; `now` is a monotonic time in seconds."""
+    """One endpoint's; `now` is a monotonic time in seconds.
 
-    def __init__(self, settings: BreakerSettings) -> None:
-        self._settings = settings
+    `moved` is told for how many seconds it has opened and how often in a row that was, or twice 0: it has closed.
+    """
+
+    def __init__(self, settings: BreakerSettings, moved: Callable[[float, int], None] | None = None) -> None:
+        self._settings, self._moved = settings, moved
         self._buckets: deque[list[float]] = deque(maxlen=_BUCKETS)  # [end of its time, attempts, failures]
         self._open_until: float | None = None
         self._opened = 0  # times in a row
@@ -62,6 +66,14 @@ class Breaker:
             return
         self._count(now, failed=failed)
 
+    def adopt(self, now: float, open_s: float, opened: int) -> None:
+        """What `moved` was told of another process's breaker holds here, too; `moved` is told nothing."""
+        if not self._settings.enabled:
+            return
+        self._open_until = now + open_s if opened else None
+        self._opened = opened
+        self._buckets.clear()
+
     def _count(self, now: float, *, failed: bool) -> None:
         if not self._buckets or now >= self._buckets[-1][0]:
             self._buckets.append([now + self._settings.window_s / _BUCKETS, 0.0, 0.0])
@@ -75,11 +87,16 @@ class Breaker:
             self._open(now)
 
     def _open(self, now: float) -> None:
-        longest = self._settings.max_open_s
-        self._open_until = now + min(longest, self._settings.open_s * 2 ** min(self._opened, 30))
+        open_s = min(self._settings.max_open_s, self._settings.open_s * 2 ** min(self._opened, 30))
+        self._open_until = now + open_s
         self._opened += 1
         self._buckets.clear()
+        if self._moved is not None:
+            self._moved(open_s, self._opened)
 
     def _close(self) -> None:
+        was_open = self._open_until is not None  # or another process has closed it meanwhile
         self._open_until, self._opened = None, 0
         self._buckets.clear()
+        if was_open and self._moved is not None:
+            self._moved(0.0, 0)

@@ -27,20 +27,21 @@ from serving.refusals import RetryAfter, own_error
 from serving.traffic.batching import Batcher, Shared
 from serving.wire import Call
 
-__all__ = ["Endpoint", "Spared"]
+__all__ = ["Endpoint", "Moved", "Spared"]
 
 _CALLERS_FAULT = (400, 409, 413, 415, 422)  # as in bandit.types.Outcome.failed
 _FAILURES = (TimeoutError, aiohttp.ClientError)
 _ERROR_BYTES = 65_536  # as much of an error's body as is read
 _SHORTEST_SECRET = 8  # characters: what is shorter is no secret, and may be part of any word
 Spared = Callable[[str, int], None]
+Moved = Callable[[str, str, float, int], None]
 
 
 class Endpoint:
     """One endpoint of a model, with its own bounded connections, breaker, batches and count of calls under way.
 
-    `spared` is told the model and how many calls to it a batch made unnecessary. `public_only`: it is never called at
-    a private address.
+    `spared` is told the model and how many calls to it a batch made unnecessary; `moved` the model, this endpoint and
+    what its breaker says. `public_only`: it is never called at a private address.
     """
 
     def __init__(
@@ -51,10 +52,13 @@ class Endpoint:
         max_response_bytes: int,
         *,
         spared: Spared | None = None,
+        moved: Moved | None = None,
         public_only: bool = False,
     ) -> None:
         self.model, self.name, self.weight = model.name, place.name or "1", place.weight
-        self.breaker = Breaker(model.breaker)
+        self.breaker = Breaker(
+            model.breaker, None if moved is None else functools.partial(moved, model.name, self.name)
+        )
         self.under_way = self._joining = 0
         self.rests_until = 0.0
         self._batcher: Batcher | None = None

@@ -142,14 +142,23 @@ def mind_of(settings: Settings) -> Mind:
     return Mind(pools, roster, Traffic(settings.pools, canaries))
 
 
-def generators(settings: Settings, before: Settings | None) -> dict[str, np.random.Generator]:
-    """Of the pools that have none yet, or another seed: a seed begins its draws once."""
+def generators(settings: Settings, before: Settings | None, worker: int = 0) -> dict[str, np.random.Generator]:
+    """Of the pools that have none yet, or another seed: a seed begins its draws once.
+
+    Of several workers the first draws as a process alone does, and each other has a stream of its own.
+    """
     seeds = {} if before is None else {pool.name: pool.policy.seed for pool in before.pools}
     return {
-        pool.name: np.random.default_rng(pool.policy.seed)
+        pool.name: _generator(pool.policy.seed, worker)
         for pool in settings.pools
         if pool.name not in seeds or seeds[pool.name] != pool.policy.seed
     }
+
+
+def _generator(seed: int | None, worker: int) -> np.random.Generator:
+    if seed is None or worker == 0:
+        return np.random.default_rng(seed)
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(worker,)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Reloader"]
 
 _log = logging.getLogger("pointsman.reload")
+_ELSEWHERE: Final = "another worker"
 _POLL_S: Final = 1.0  # between two looks at the file; it must look the same twice, or it may be half written
 Apply = Callable[["Settings"], Awaitable[None]]
 
@@ -37,6 +38,7 @@ class Reloader:
     """Reloads from `source`, one at a time, and where `asked` is set.
 
     `running`: the settings in force, made of a file of `digest`; `apply` puts others in force, whole or not at all.
+    `tell` is given the digest of what was applied, for other processes; what they tell is `heard`.
     """
 
     def __init__(  # noqa: PLR0917
@@ -53,6 +55,8 @@ class Reloader:
         self._apply, self._learner, self._metrics = apply, learner, metrics
         self._one_at_a_time, self._asked = asyncio.Lock(), asked
         self._stamp, self._tried_digest, self._settled = source.stamp(), digest, True
+        self.tell: Callable[[str], None] | None = None
+        self._heard = self._followed = digest
 
     async def reload(self, why: str, by: str | None) -> dict[str, Any]:
         """What changed; durable on return. Raises ConfigRefused, and then nothing has changed."""
@@ -76,9 +80,15 @@ class Reloader:
             self.running = settings
             self._metrics.reloads.labels(result).inc()
             _log.info("configuration %s (%s): %s", result, why, ", ".join(changed) or "nothing differs")
-            if changed:
+            if changed and (why, digest) != (_ELSEWHERE, self._heard):  # else it has been logged, and all know
+                if self.tell is not None:
+                    self.tell(digest)
                 await self._logged("reloaded", before, {"digest": digest, "changed": changed}, why, by)
             return {"status": result, "before": before, "after": digest, "changed": changed}
+
+    def heard(self, digest: str) -> None:
+        """Another process has applied a file of that digest: reload soon, unless it is the one in force."""
+        self._heard = digest
 
     async def run(self) -> None:
         """Reload when asked to, and when the file has changed, where the configuration wants that; until cancelled."""
@@ -90,6 +100,10 @@ class Reloader:
                 if self._asked.is_set():
                     self._asked.clear()
                     await self._tried("SIGHUP")
+                elif self._followed != self._heard:
+                    self._followed = self._heard
+                    if self._heard != self.digest:
+                        await self._tried(_ELSEWHERE)
                 elif self.running.server.watch_config and self._file_changed():
                     await self._tried("file")
             except Exception:  # noqa: BLE001 - the boundary of a task

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from serving.breaker import State
-from serving.endpoint import Endpoint, Spared
+from serving.endpoint import Endpoint, Moved, Spared
 from serving.model_settings import ModelSettings
 from serving.providers.kinds import provider_of, served_by
 from serving.reach import Reach
@@ -25,7 +25,13 @@ class ModelEndpoints:
     """All endpoints of one model."""
 
     def __init__(
-        self, model: ModelSettings, max_response_bytes: int, *, spared: Spared | None = None, reach: Reach | None = None
+        self,
+        model: ModelSettings,
+        max_response_bytes: int,
+        *,
+        spared: Spared | None = None,
+        moved: Moved | None = None,
+        reach: Reach | None = None,
     ) -> None:
         self.bounded = _bounded(model, reach)
         self.name, self.upstream_model = model.name, model.upstream_model
@@ -33,7 +39,9 @@ class ModelEndpoints:
         self.unasked_output_tokens = model.unasked_output_tokens
         self.settings, self.arm, self.provider = model, model.to_arm(), provider_of(model)
         self.endpoints = tuple(
-            Endpoint(model, place, self.provider, max_response_bytes, spared=spared, public_only=public_only)
+            Endpoint(
+                model, place, self.provider, max_response_bytes, spared=spared, moved=moved, public_only=public_only
+            )
             for place, public_only in zip(model.places, self.bounded, strict=True)
         )
         self.served = served_by(model)
@@ -94,7 +102,7 @@ class ModelEndpoints:
 
 
 class Upstreams:
-    """The endpoints of all models, by name; `spared` as for each endpoint. Constructed in the running loop.
+    """The endpoints of all models, by name; `spared` and `moved` as for each endpoint. Constructed in the running loop.
 
     `reach` says which are only called at public addresses; without it none is. Models that `before` has as they are now
     keep their endpoints: connections, breakers, batches, rests.
@@ -106,10 +114,11 @@ class Upstreams:
         max_response_bytes: int,
         *,
         spared: Spared | None = None,
+        moved: Moved | None = None,
         reach: Reach | None = None,
         before: Upstreams | None = None,
     ) -> None:
-        self._max_response_bytes, self._spared, self._reach = max_response_bytes, spared, reach
+        self._max_response_bytes, self._spared, self._moved, self._reach = max_response_bytes, spared, moved, reach
         self._by_model: dict[str, ModelEndpoints] = {}
         self._leaving: dict[asyncio.Task[None], Endpoint] = {}
         self._users = 0
@@ -155,7 +164,9 @@ class Upstreams:
 
     def open(self, model: ModelSettings) -> None:
         """Take calls for one more model from now on."""
-        opened = ModelEndpoints(model, self._max_response_bytes, spared=self._spared, reach=self._reach)
+        opened = ModelEndpoints(
+            model, self._max_response_bytes, spared=self._spared, moved=self._moved, reach=self._reach
+        )
         self._by_model[model.name] = opened
 
     def retire(self, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Whether the service finishes the calls it has and takes no new ones: of this process alone, as operators say.
+"""Whether the service finishes the calls it has and takes no new ones, as operators say; of several workers, of all.
 
 Logged as a change, and never read back: a service that starts anew takes calls. Knows nothing of HTTP.
 """
@@ -59,6 +59,10 @@ class Drain:
         if self.since is not None:
             await self._change("ended", None, by, now)
         return self.status()
+
+    def heard(self, row: Mapping[str, Any]) -> None:
+        """Do as the change row of another process says."""
+        self.since = float(row["ts"]) if row["what"] == "begun" else None
 
     async def _change(self, what: str, since: float | None, by: str | None, now: float) -> None:
         row = {"ts": now, "subject": SUBJECT, "what": what, "pool": None, "model": None, "reason": None, "by": by}

@@ -1,7 +1,8 @@
 """Faults on purpose: which stand, whom they are drawn for, and what one does to the attempt it was drawn for.
 
-It acts where an attempt is sent, so breakers, retries, fallbacks, outcomes and learning see it as any failure. Of this
-process alone: a service that starts anew has those of its configuration. Knows nothing of HTTP, and learns nothing.
+It acts where an attempt is sent, so breakers, retries, fallbacks, outcomes and learning see it as any failure. Of
+several workers each has all of them; a process that starts anew has those of its configuration. Knows nothing of HTTP,
+and learns nothing.
 """
 
 from __future__ import annotations
@@ -9,10 +10,14 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import ValidationError
 
 from serving.errors import Conflict, InvalidFields, ServiceError, UnknownModel, UpstreamError
 from serving.traffic.fault_settings import FaultRule, FaultSettings
@@ -56,7 +61,6 @@ class Faults:
     ) -> None:
         self._changes, self._count, self._clock = changes, count, clock
         self.upstreams: Upstreams | None = None
-        self._made = 0
         self.configure(settings, now)
 
     def configure(self, settings: FaultSettings, now: float) -> None:
@@ -64,7 +68,7 @@ class Faults:
         self._settings = settings
         self._rng = random.Random(settings.seed)
         rules = settings.inject if settings.enabled else ()
-        self._standing = [self._stand(rule, None, now) for rule in rules]
+        self._standing = [self._stand(_name(rule, nth), rule, None, now) for nth, rule in enumerate(rules)]
 
     def draw(self, model: str, endpoint: str) -> Fault | None:
         """What is to happen to an attempt: the first that stands, is about it, and comes up."""
@@ -86,7 +90,7 @@ class Faults:
         self._check_names(rule)
         if len(self._now()) >= self._settings.limit:
             raise Conflict(f"{self._settings.limit} faults stand already (faults.limit)", None, "too_many_faults")
-        made = self._stand(rule, by, now)
+        made = self._stand(f"f{secrets.token_hex(3)}", rule, by, now)
         shown = made.shown(now, self._clock())
         durable = self._changes.change([_row("injected", None, shown, by, now)])
         self._standing.append(made)
@@ -107,10 +111,21 @@ class Faults:
             await asyncio.shield(durable)
         return shown
 
-    def _stand(self, rule: FaultRule, by: str | None, now: float) -> _Standing:
-        self._made += 1
+    def heard(self, row: Mapping[str, Any]) -> None:
+        """Do as the change row of another process says, where faults are enabled here, too."""
+        about = row["after"] if row["what"] == "injected" else row["before"]
+        self._standing = [standing for standing in self._now() if standing.name != about["id"]]
+        if row["what"] != "injected" or not self._settings.enabled or len(self._standing) >= self._settings.limit:
+            return
+        try:
+            rule = FaultRule.model_validate({name: about[name] for name in FaultRule.model_fields})
+        except (KeyError, ValidationError):
+            return  # of another version of the service
+        self._standing.append(self._stand(about["id"], rule, row["by"], row["ts"]))
+
+    def _stand(self, name: str, rule: FaultRule, by: str | None, now: float) -> _Standing:
         ends_at = None if rule.for_s is None else self._clock() + rule.for_s
-        return _Standing(f"f{self._made}", rule, by, now, ends_at)
+        return _Standing(name, rule, by, now, ends_at)
 
     def _now(self) -> list[_Standing]:
         """Those whose time is not over; the others are gone."""
@@ -213,6 +228,11 @@ class Fault:
         self._acted = True
         self._standing.injected += 1
         self._count(self._model, self._rule.kind)
+
+
+def _name(rule: FaultRule, nth: int) -> str:
+    """The id of a fault of the configuration: the same in every process that has the same one."""
+    return "f" + sha256(f"{nth} {rule.model_dump_json()}".encode()).hexdigest()[:6]
 
 
 def _row(what: str, before: Any, after: Any, by: str | None, now: float) -> Mapping[str, Any]:

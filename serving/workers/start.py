@@ -33,7 +33,7 @@ Echo = Callable[[str], None]
 
 def check_shared(settings: Settings, source: ConfigSource) -> None:
     """Raises ConfigError where several processes would have no store in common."""
-    if getattr(settings.store, "url", None) is None:
+    if settings.store.url is None:
         hint = "such as valkey://127.0.0.1:6379/0, or serve with one worker"
         problem = Problem("store.url", "several workers share their store: set store.url", hint, source.line("store"))
         raise ConfigError((problem,))

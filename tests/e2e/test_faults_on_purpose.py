@@ -75,10 +75,10 @@ async def test_each_kind_is_told_in_the_log_and_is_real_for_all_else(  # noqa: P
         assert {model["name"]: model["endpoints"]["1"] for model in pool["models"]} == {"one": "open", "two": "closed"}
         await ask(service, "DELETE", "/admin/faults")
 
-        await ask(service, "POST", "/admin/faults", {"kind": "stall", "model": "hasty"}, status=201)
+        stall = await ask(service, "POST", "/admin/faults", {"kind": "stall", "model": "hasty"}, status=201)
         status, _, (outcome,) = await call(http, service, "hasty")
         assert (status, outcome["status"], outcome["error"]) == (504, "timeout", "injected_stall")
-        await ask(service, "DELETE", "/admin/faults?id=f2")
+        await ask(service, "DELETE", f"/admin/faults?id={stall['id']}")
 
         await ask(service, "POST", "/admin/faults", {"kind": "latency", "model": "two", "latency_s": 0.2}, status=201)
         status, _, (outcome,) = await call(http, service, "two")

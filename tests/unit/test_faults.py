@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -94,9 +95,10 @@ def test_a_rule_ends_by_itself(made):
     m.clock.now = 59.9
     assert m.faults.draw("a", "1") is not None
     assert [entry["ends_at"] for entry in m.faults.listed(1_059.9)] == [pytest.approx(1_060.0), None]
+    second = m.faults.listed(1_059.9)[1]["id"]
     m.clock.now = 60.0
     assert m.faults.draw("a", "1") is None
-    assert [entry["id"] for entry in m.faults.listed(1_060.0)] == ["f2"]
+    assert [entry["id"] for entry in m.faults.listed(1_060.0)] == [second]
 
 
 def test_where_it_is_not_enabled_nothing_stands(made):
@@ -160,7 +162,7 @@ async def test_changes_are_logged_and_names_must_be_known(made):
     m = made(limit=2)
     m.faults.upstreams = {"a": SimpleNamespace(endpoints=[Endpoint()])}
     first = await m.faults.add(FaultRule(kind="error", model="a", endpoint="1"), "ada", 5.0)
-    await m.faults.add(FaultRule(kind="stall"), "ada", 6.0)
+    second = await m.faults.add(FaultRule(kind="stall"), "ada", 6.0)
     with pytest.raises(UnknownModel):
         await m.faults.add(FaultRule(kind="stall", model="b"), "ada", 7.0)
     with pytest.raises(InvalidFields, match="has no endpoint"):
@@ -169,8 +171,8 @@ async def test_changes_are_logged_and_names_must_be_known(made):
         await m.faults.add(FaultRule(kind="stall"), "ada", 7.0)
     with pytest.raises(UnknownFault):
         await m.faults.remove("f9", "ada", 8.0)
-    assert [entry["id"] for entry in await m.faults.remove("f1", "eve", 8.0)] == ["f1"]
-    assert [entry["id"] for entry in await m.faults.remove(None, "eve", 9.0)] == ["f2"]
+    assert [entry["id"] for entry in await m.faults.remove(first["id"], "eve", 8.0)] == [first["id"]]
+    assert [entry["id"] for entry in await m.faults.remove(None, "eve", 9.0)] == [second["id"]]
     told = [(row["subject"], row["what"], row["model"], row["by"], row["ts"]) for row in m.log.rows]
     assert told == [
         ("faults", "injected", "a", "ada", 5.0),
@@ -179,6 +181,35 @@ async def test_changes_are_logged_and_names_must_be_known(made):
         ("faults", "removed", None, "eve", 9.0),
     ]
     assert (m.log.rows[0]["before"], m.log.rows[0]["after"]) == (None, first)
+
+
+async def test_what_one_process_is_told_another_does_too(made):
+    """Rows go as JSON. The one that hears of them logs nothing itself, and its time is its own clock's."""
+    rule = {"kind": "error", "model": "a"}
+    one, other = made(rule, limit=3), made(rule, limit=3)
+    other.clock.now = 500.0
+    (of_both,) = one.faults.listed(0.0)
+    assert other.faults.listed(0.0) == [of_both]  # of one configuration: the same id
+    added = await one.faults.add(FaultRule(kind="stall", for_s=60), "ada", 7.0)
+    await one.faults.remove(of_both["id"], "ada", 8.0)
+    for row in json.loads(json.dumps(one.log.rows)):
+        other.faults.heard(row)
+    assert other.faults.listed(7.0) == [added]
+    other.clock.now = 560.0
+    assert other.faults.listed(67.0) == []
+    assert other.log.rows == []
+
+
+async def test_what_cannot_stand_here_is_not_taken_from_another_process(made):
+    one = made(limit=3)
+    for _ in range(2):
+        await one.faults.add(FaultRule(kind="stall"), "ada", 7.0)
+    bounded, disabled = made(limit=1), made(enabled=False)
+    for row in (*one.log.rows, one.log.rows[0] | {"after": {"id": "f1", "kind": "of another version"}}):
+        bounded.faults.heard(row)
+        disabled.faults.heard(row)
+    assert [entry["id"] for entry in bounded.faults.listed(7.0)] == [one.faults.listed(7.0)[0]["id"]]
+    assert disabled.faults.draw("a", "1") is None
 
 
 @pytest.mark.parametrize(

@@ -34,24 +34,23 @@ def listen(port, *, shared):
 
 def test_a_free_port_is_held_for_workers_alone():
     """Two of them can listen on it, and get all connections; who does not want to share it cannot."""
-    with _port(settings(0)) as port:
-        with listen(port, shared=True) as one, listen(port, shared=True) as other:
-            with pytest.raises(OSError, match="in use"):
-                listen(port, shared=False)
-            accepted = 0
-            one.setblocking(False)
-            other.setblocking(False)
-            callers = [socket.create_connection(("127.0.0.1", port)) for _ in range(32)]
-            for listener in (one, other):
-                while True:
-                    try:
-                        listener.accept()[0].close()
-                    except BlockingIOError:
-                        break
-                    accepted += 1
-            for caller in callers:
-                caller.close()
-            assert accepted == len(callers)
+    with _port(settings(0)) as port, listen(port, shared=True) as one, listen(port, shared=True) as other:
+        with pytest.raises(OSError, match="in use"):
+            listen(port, shared=False)
+        accepted = 0
+        one.setblocking(False)
+        other.setblocking(False)
+        callers = [socket.create_connection(("127.0.0.1", port)) for _ in range(32)]
+        for listener in (one, other):
+            while True:
+                try:
+                    listener.accept()[0].close()
+                except BlockingIOError:
+                    break
+                accepted += 1
+        for caller in callers:
+            caller.close()
+        assert accepted == len(callers)
 
 
 @pytest.mark.parametrize("shared", [False, True])
