@@ -176,10 +176,10 @@ class Pool(Members):
 
         A success teaches tokens, latency and cost. A failure the model is to blame for teaches quality 0 and counts
         against every limit but accuracy. A call the caller abandoned teaches nothing, unless it was already past a
-        latency limit when abandoned. With `replay` drift is not acted upon: the log holds the resets as events of
-        their own (`apply_reset`), so that a rebuilt pool equals the first. `spent_usd`: what the budget booked and
-        pays instead of the decision's and the outcome's cost, for a pool that learns from what another one chose.
-        `booked` False: the decision is none of the budget's.
+        latency limit when abandoned. With `replay` drift is told and not acted upon: a log holds the resets as
+        events of their own (`apply_reset`), so that a rebuilt pool equals the first. `spent_usd`: what the budget
+        booked and pays instead of the decision's and the outcome's cost, for a pool that learns from what another one
+        chose. `booked` False: the decision is none of the budget's.
         """
         if decision.context.version != self.features.version:
             return []  # made by other features: its steps, too, may be those of another life of this pool
@@ -376,7 +376,7 @@ class Pool(Members):
 
     def _watch(self, head: int, arm: int, residual: float, *, replay: bool) -> list[Change]:
         change = self.drift.update(head, arm, residual)
-        if change == 0.0 or replay:
+        if change == 0.0:
             return []
         reset = DriftReset(arm, HEADS[head], change)
-        return [reset, *self.apply_reset(self.names[arm], HEADS[head], change)]
+        return [reset] if replay else [reset, *self.apply_reset(self.names[arm], HEADS[head], change)]

@@ -130,7 +130,7 @@ class AdminDesk:
         if opening is not None:
             self._upstreams.open(opening)  # first: the next call may be sent there
         try:
-            durable = self._learner.change_models(events)
+            durable = self._learner.record(events)
         except BaseException:
             if opening is not None:
                 self._upstreams.retire(opening.name)

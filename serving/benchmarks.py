@@ -19,7 +19,7 @@ from serving.errors import UnknownModel
 from serving.learner import Learner
 from serving.metrics import Metrics
 from serving.records import BenchmarkResult, benchmark_event
-from serving.store import Store
+from serving.store import Store, Superseded
 
 __all__ = ["BenchmarkDesk", "BenchmarkPost", "Recorded", "parse_results"]
 
@@ -106,8 +106,11 @@ class BenchmarkDesk:
                 waiting.add(durable)
             if i % _AT_ONCE == 0:
                 await asyncio.sleep(0)
-        if waiting:
-            await asyncio.shield(asyncio.gather(*waiting))  # others may wait for them, too
+        for written in waiting:
+            try:
+                await asyncio.shield(written)  # others may wait for it, too
+            except Superseded:  # another process has recorded the same
+                recorded -= 1
         return Recorded(recorded, len(results) - recorded)
 
     def _take(self, result: BenchmarkResult, now: float) -> tuple[asyncio.Future[None] | None, bool]:
@@ -115,7 +118,7 @@ class BenchmarkDesk:
         key, status = result.key, "duplicate"
         durable = self._unsettled.get(key)
         if durable is None and not self._store.find(key):
-            durable = self._learner.record_benchmark(benchmark_event(result, now))
+            durable = self._learner.record([benchmark_event(result, now)])
             self._unsettled[key] = durable
             durable.add_done_callback(lambda done: self._settle(key, done))
             status = "graded" if result.error is None else "failed"

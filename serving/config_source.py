@@ -25,6 +25,8 @@ _FIXED: Final = (
     "server.max_body_bytes",
     "server.max_connections",
     "server.idle_timeout_s",
+    "store.url",
+    "store.name",
     "store.synchronous",
     "store.queue_limit",
     "log.flush_interval_s",

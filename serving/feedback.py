@@ -20,6 +20,7 @@ from serving.errors import Conflict, ExpiredDecision, ServiceError, UnknownDecis
 from serving.imputation import IMPUTED, is_imputed
 from serving.learner import Learner
 from serving.records import Record, made_at_s
+from serving.store import Superseded
 
 __all__ = ["MAX_BATCH", "FeedbackDesk", "OutcomeItem", "RewardItem", "parse_outcome", "parse_rewards"]
 
@@ -102,18 +103,18 @@ class FeedbackDesk:
 
         `tenant`: whose decisions may be spoken of; those of others are unknown to it. None: everybody's.
         """
-        status, durable = self._take(item, now, tenant)
-        if durable is not None:
-            await asyncio.shield(durable)  # others may wait for it, too: a caller who goes away must not cancel it
-        return status
+        while True:
+            status, durable = self._take(item, now, tenant)
+            if durable is None or await _stands(durable):
+                return status
 
     async def accept_batch(
         self, items: Sequence[RewardItem], now: float, tenant: str | None = None
     ) -> list[Accepted | ServiceError]:
         """Record many, each on its own; all durable on return. The result says of each what became of it."""
         results: list[Accepted | ServiceError] = []
-        waiting: list[asyncio.Future[None]] = []
-        for item in items:
+        waiting: list[tuple[int, asyncio.Future[None]]] = []
+        for i, item in enumerate(items):
             try:
                 status, durable = self._take(item, now, tenant)
             except ServiceError as error:
@@ -121,27 +122,21 @@ class FeedbackDesk:
                 continue
             results.append(status)
             if durable is not None:
-                waiting.append(durable)
-        if waiting:
-            await asyncio.shield(asyncio.gather(*waiting))
+                waiting.append((i, durable))
+        for i, durable in waiting:
+            if not await _stands(durable):
+                try:
+                    results[i] = await self.accept(items[i], now, tenant)
+                except ServiceError as error:
+                    results[i] = error
         return results
 
     async def accept_outcome(self, item: OutcomeItem, now: float, tenant: str | None = None) -> Accepted:
         """Record the outcome of a call the caller made; durable on return. Raises as `accept` does."""
-        record, durable = self._find(item.decision_id, now, tenant)
-        if record.in_flight:
-            raise Conflict("the service makes this call itself and will record its outcome", None)
-        outcome = self._outcome(record, item, now)
-        status: Accepted = "duplicate"
-        if record.outcome is None:
-            durable = self._learner.record_outcome(record, outcome)
-            self._settle_later(record, durable)
-            status = "recorded"
-        elif not _same_outcome(record.outcome, outcome):
-            raise Conflict("an outcome was recorded for this decision before", {"status": record.outcome.status})
-        if durable is not None:
-            await asyncio.shield(durable)
-        return status
+        while True:
+            status, durable = self._take_outcome(item, now, tenant)
+            if durable is None or await _stands(durable):
+                return status
 
     def assume(
         self, decision_id: str, pool: str, quality: float, wait_s: float, now: float
@@ -164,6 +159,21 @@ class FeedbackDesk:
         durable = self._learner.record_feedback(record, feedback)
         self._settle_later(record, durable)
         return durable
+
+    def _take_outcome(
+        self, item: OutcomeItem, now: float, tenant: str | None
+    ) -> tuple[Accepted, asyncio.Future[None] | None]:
+        record, durable = self._find(item.decision_id, now, tenant)
+        if record.in_flight:
+            raise Conflict("the service makes this call itself and will record its outcome", None)
+        outcome = self._outcome(record, item, now)
+        if record.outcome is None:
+            durable = self._learner.record_outcome(record, outcome)
+            self._settle_later(record, durable)
+            return "recorded", durable
+        if not _same_outcome(record.outcome, outcome):
+            raise Conflict("an outcome was recorded for this decision before", {"status": record.outcome.status})
+        return "duplicate", durable
 
     def _outcome(self, record: Record, item: OutcomeItem, now: float) -> Outcome:
         cost_usd = item.cost_usd
@@ -213,7 +223,9 @@ class FeedbackDesk:
     def _settle_later(self, record: Record, durable: asyncio.Future[None]) -> None:
         decision_id, entry = record.decision.decision_id, (record, durable)
 
-        def settle(_: asyncio.Future[None]) -> None:
+        def settle(done: asyncio.Future[None]) -> None:
+            if not done.cancelled():
+                done.exception()  # whoever waits is told; it is not lost where nobody does any more
             if self._unsettled.get(decision_id) is entry:  # else there is a later one to wait for
                 del self._unsettled[decision_id]
 
@@ -238,6 +250,15 @@ class FeedbackDesk:
             return None
         mean = math.fsum(weights[name] * metrics[name] for name in weights) / math.fsum(weights.values())
         return min(1.0, max(0.0, mean))
+
+
+async def _stands(durable: asyncio.Future[None]) -> bool:
+    """Wait until it is durable; False where another process was first, and what it says is known by now."""
+    try:
+        await asyncio.shield(durable)  # others may wait for it, too: a caller who goes away must not cancel it
+    except Superseded:
+        return False
+    return True
 
 
 def _posted(known: Feedback | None) -> Feedback | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +18,7 @@ from bandit.posterior import QUALITY
 from bandit.types import Feedback
 from serving.errors import Unavailable
 from serving.records import Record
-from serving.store import Store, StoreFull
+from serving.store import Store, StoreFull, Superseded
 
 if TYPE_CHECKING:
     from serving.feedback import FeedbackDesk
@@ -107,5 +108,6 @@ class MissingFeedback:
                     await asyncio.sleep(0)
             learner.awaited[pool] = at = last
             if written is not None:
-                await asyncio.shield(written)
+                with suppress(Superseded):  # posted feedback was first
+                    await asyncio.shield(written)
         return assumed

@@ -1,32 +1,33 @@
 """The learned state of all pools, and the only code that changes it: every change is an event, applied as it is logged.
 
 Events are applied in the order in which the store numbers them, so the state after a restart is the fold of the log:
-the last snapshot and the events behind it. Knows nothing of HTTP or upstreams.
+the last snapshot and the events behind it; and so is that of every process that shares a store. Knows nothing of HTTP
+or upstreams.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from typing import Any
-from weakref import WeakValueDictionary
 
 import numpy as np
 import orjson
 
 from bandit.errors import InvalidInput, NoFeasibleArm
-from bandit.pool import Change, Pool
+from bandit.pool import Change, DriftReset, Pool
 from bandit.snapshot import dumps, loads
 from bandit.steering import UNSTEERED, Steer
 from bandit.types import Decision, Feedback, Outcome, Prompt, RequestLimits
 from serving.errors import InvalidRequest, LimitsNotMet, NothingFeasible, Unavailable
 from serving.folds import ChangeRow, Fold
-from serving.imputation import is_imputed, learn_feedback
-from serving.learned_state import latest_state, state_of, take_over
+from serving.imputation import is_imputed
+from serving.learned import Called, Learned
+from serving.learned_state import latest_state, take_over
 from serving.metrics import Metrics
 from serving.records import (
     DecisionIds,
@@ -36,24 +37,26 @@ from serving.records import (
     decision_event,
     feedback_event,
     filter_event,
-    labels_from,
     outcome_event,
-    record_from,
     reward_of,
 )
 from serving.request_headers import NO_LIMITS
-from serving.roster import ADDED, REMOVED, Roster
-from serving.store import Event, Store, StoreError, StoreUnusable
+from serving.roster import Roster
+from serving.store import Event, SharedStore, Store, StoreError, StoreUnusable
 
 __all__ = ["Learner"]
 
 _log = logging.getLogger("pointsman.learner")
 _REPLAY_BATCH = 5_000
-_TEACHING = ("bandit", "weighted", "sticky", "canary", "shadow")  # the other modes' calls teach nothing
+_Key = tuple[Any, ...]
 
 
 class Learner:
-    """Decides, records and learns for every pool. All methods belong to the event loop's thread."""
+    """Decides, records and learns for every pool. All methods belong to the event loop's thread.
+
+    `leads`: whether this process, of those that share the store, logs what events call for, and takes snapshots.
+    `heard` is told of change rows of other processes, by subject, that are about what is not learned.
+    """
 
     def __init__(
         self,
@@ -67,30 +70,31 @@ class Learner:
         roster: Roster | None = None,
         folds: Sequence[Fold] = (),
         witness: Callable[[Event], None] | None = None,
+        booked: Callable[[Record, Outcome], None] | None = None,
     ) -> None:
-        self.pools: dict[str, Pool] = {}
         self.ids = DecisionIds()
+        self.leads = True
+        self.heard: dict[str, Callable[[ChangeRow], None]] = {}
+        self._learned = Learned(store.find, witness, recent=cache_decisions)
         self._generators: dict[str, np.random.Generator] = {}
-        self._folds: dict[str, Fold] = {}
         self._store, self._metrics = store, metrics
-        self._witness = witness or (lambda _: None)  # of events that are no decision's, replayed or new
+        self._booked = booked or (lambda _record, _outcome: None)
         # By pool: (ts, seq) of the last outcome whose missing feedback has been dealt with (`serving.imputation`).
         self.awaited: dict[str, tuple[float, int]] = {}
+        self._proposed: set[_Key] = set()
+        self._recovered_to = 0
         self._snapshot_at, self._snapshot_ts = 0, 0.0
-        self._recent: OrderedDict[str, Record] = OrderedDict()
-        # Records somebody holds, such as a call under way: there must never be two of one decision.
-        self._alive: WeakValueDictionary[str, Record] = WeakValueDictionary()
         roster = roster or Roster((), {name: pool.names for name, pool in pools.items()}, {})
         self.adopt(pools, generators, roster, folds)
         self.configure(cache_decisions=cache_decisions, snapshot_every_events=snapshot_every_events)
 
     def configure(self, *, cache_decisions: int, snapshot_every_events: int) -> None:
         """Keep so many decisions in memory, and take snapshots so often, from now on."""
-        self._cache_decisions, self._snapshot_every = cache_decisions, snapshot_every_events
+        self._learned.recent, self._snapshot_every = cache_decisions, snapshot_every_events
 
     def teach(self, pools: Mapping[str, Pool], roster: Roster, folds: Sequence[Fold]) -> None:
         """Give parts that are as another configuration makes them what was learned, as a restart would."""
-        take_over(loads(dumps(self._state())), pools, roster, folds)
+        take_over(loads(dumps(self._learned.state())), pools, roster, folds)
 
     def adopt(
         self,
@@ -100,10 +104,19 @@ class Learner:
         folds: Sequence[Fold],
     ) -> None:
         """Go on with these parts from now on; folds of the same subject, and generators of the same pool, change."""
-        self.pools, self.roster = dict(pools), roster
+        self._learned.adopt(pools, roster, folds)
         self._generators = {name: generators.get(name) or self._generators[name] for name in pools}
-        self._folds |= {part.subject: part for part in folds}
         self._metrics.state.pools = self.pools
+
+    @property
+    def pools(self) -> dict[str, Pool]:
+        """What is learned, by the pool's name."""
+        return self._learned.pools
+
+    @property
+    def roster(self) -> Roster:
+        """The models there are."""
+        return self._learned.roster
 
     @property
     def healthy(self) -> bool:
@@ -150,90 +163,77 @@ class Learner:
 
     def record_decision(self, decision: Decision, labels: Labels) -> tuple[Record, asyncio.Future[None]]:
         """Log a decision and count it; the future resolves once it is durable."""
-        durable = self._append(decision_event(decision, labels))
         record = Record(decision, labels=labels)
-        self._remember(record)
+
+        def placed() -> None:
+            self._learned.decided(record)
+            self._snapshot_if_due()
+
+        self._check_healthy()
+        durable = self._store.append([decision_event(decision, labels)], placed)
+        self._learned.remember(record)
         self._metrics.calls.decided(decision)
-        self._apply_decision(record)
-        self._snapshot_if_due()
         return record, durable
 
     def record_outcome(self, record: Record, outcome: Outcome) -> asyncio.Future[None]:
-        """Log an attempt's outcome and learn from it; the future resolves once it is durable."""
-        durable = self._append(outcome_event(outcome))
-        self._learn_outcome(record, outcome)
+        """Log the one outcome of a call that its caller makes, and learn from it; resolves once it is durable.
+
+        Of a shared store it may fail with Superseded: another process has recorded one.
+        """
+        self._check_healthy()
+        durable = self._store.append([outcome_event(outcome, nth=0)], lambda: self._attempted(record, outcome))
+        self._booked(record, outcome)
         return durable
 
     def note_outcome(self, record: Record, outcome: Outcome) -> None:
-        """As `record_outcome`, where nobody waits: it is durable before whatever comes later."""
+        """Log an attempt's outcome and learn from it; nobody waits: it is durable before whatever comes later."""
         self._check_healthy()
-        self._store.append_nowait([outcome_event(outcome)])
-        self._learn_outcome(record, outcome)
+        self._store.append_nowait([outcome_event(outcome)], lambda: self._attempted(record, outcome))
+        record.outcome = outcome
+        self._booked(record, outcome)
 
     def record_feedback(self, record: Record, feedback: Feedback) -> asyncio.Future[None]:
-        """Log feedback and learn it; the future resolves once it is durable."""
+        """Log feedback and learn it; the future resolves once it is durable.
+
+        Of a shared store it may fail with Superseded: another process has recorded other feedback.
+        """
+
+        def placed() -> None:
+            first = feedback.revises is None or is_imputed(record.feedback)
+            called = self._learned.graded(record, feedback)
+            asked = record.decision.mode != "cached"  # else it is an answer of another decision, graded there
+            if feedback.quality is not None and first and asked and not is_imputed(feedback):
+                self._metrics.graded(record, feedback.quality)
+            self._follow_up(called)
+
+        self._check_healthy()
         pool = self.pools.get(record.decision.pool)
-        durable = self._append(feedback_event(feedback, reward_of(pool, record, feedback)))
-        proposed = [row for part in self._folds.values() for row in part.feedback(record, feedback)]
-        changes, first = self._apply_feedback(record, feedback), feedback.revises is None or is_imputed(record.feedback)
-        record.feedback = feedback
-        asked = record.decision.mode != "cached"  # else it is an answer of another decision, graded there
-        if feedback.quality is not None and first and asked and not is_imputed(feedback):
-            self._metrics.graded(record, feedback.quality)
-        self._log_changes(pool, changes)
-        self.note_change(proposed)
-        self._snapshot_if_due()
-        return durable
+        return self._store.append([feedback_event(feedback, reward_of(pool, record, feedback))], placed)
 
     def change(self, rows: Sequence[ChangeRow]) -> asyncio.Future[None]:
         """Log changes of folded state, all or none, and make them; the future resolves once they are durable."""
-        self._check_healthy()
-        events = [change_event(row) for row in rows]
-        durable = self._store.append(events)
-        for event in events:
-            self._apply_change(event)
-        self._snapshot_if_due()
-        return durable
+        return self.record([change_event(row) for row in rows])
 
     def note_change(self, rows: Sequence[ChangeRow]) -> None:
         """As `change`, of what a part proposed; nobody waits for it."""
-        if rows:
-            events = [change_event(row) for row in rows]
-            self._store.append_nowait(events)
-            for event in events:
-                _log.info("changed: %s", event.payload.decode())
-                self._apply_change(event)
+        self._propose([(None, change_event(row)) for row in rows], "changed")
 
-    def record_benchmark(self, event: Event) -> asyncio.Future[None]:
-        """Log a benchmark result (`records.benchmark_event`) and learn it; the future resolves once it is durable."""
-        durable = self._append(event)
-        for pool, changes in self._learn_benchmark(event):
-            self._log_changes(pool, changes)
-        self._snapshot_if_due()
-        return durable
+    def record(self, events: Sequence[Event]) -> asyncio.Future[None]:
+        """Log events of no decision, all or none, and act on them; the future resolves once they are durable.
 
-    def change_models(self, events: Sequence[Event]) -> asyncio.Future[None]:
-        """Log that models come or go, all or none, and act on it; the future resolves once it is durable."""
+        Such as a benchmark result, or models that come or go. Of a shared store it may fail with Superseded.
+        """
         self._check_healthy()
-        durable = self._store.append(events)
-        for event in events:
-            self._witness(event)
-            if event.kind in (ADDED, REMOVED):  # beside them stands who made the change
-                self.roster.apply(event.kind, orjson.loads(event.payload), self.pools)
-        self._snapshot_if_due()
-        return durable
+        return self._store.append(events, functools.partial(self._place, events))
 
     def find(self, decision_id: str) -> Record | None:
         """What is known of a decision, from memory or the store."""
-        record = self._recent.get(decision_id) or self._alive.get(decision_id)
-        if record is None and (record := record_from(self._store.find(decision_id))) is not None:
-            self._remember(record)
-        return record
+        return self._learned.known(decision_id)
 
     def snapshot(self) -> asyncio.Future[None]:
         """Store all learned state as of now."""
-        position, ts = self._store.position, time.time()
-        payload = dumps({"ts": ts, "awaited": self.awaited} | self._state())
+        position, ts = self._store.placed_position, time.time()
+        payload = dumps({"ts": ts, "awaited": self.awaited} | self._learned.state())
         durable = self._store.save_snapshot(position, payload)
         self._snapshot_at, self._snapshot_ts = position, ts
         return durable
@@ -247,151 +247,98 @@ class Learner:
         start = position
         while events := self._store.read(position, _REPLAY_BATCH):
             for event in events:
-                try:
-                    self._replay(event)
-                except (ValueError, LookupError, TypeError) as error:
-                    _log.debug("event %d", event.seq, exc_info=error)
-                    reason = f"its event {event.seq} ({event.kind}) cannot be read; restore it from a backup"
-                    raise StoreUnusable("router.sqlite", reason) from error
+                self._read(event)
             position = events[-1].seq
+        self._recovered_to = position
         return position - start
 
-    def _state(self) -> dict[str, Any]:
-        return state_of(self.pools, self.roster, self._folds.values())
+    async def follow(self, store: SharedStore) -> None:
+        """Act on all that is logged from where `recover` ended, by whichever process; until cancelled.
+
+        Raises StoreFailed, and StoreUnusable as `recover` does.
+        """
+        await store.follow(self._recovered_to, self._of_another)
 
     def _load_snapshot(self) -> int:
         found = latest_state(self._store)
         if found is None:
             return 0
         seq, state = found
-        take_over(state, self.pools, self.roster, self._folds.values())
+        self._learned.load(state)
         self.awaited = {name: (float(at[0]), int(at[1])) for name, at in state.get("awaited", {}).items()}
         self._snapshot_at, self._snapshot_ts = seq, state.get("ts", 0.0)
         return seq
 
-    def _replay(self, event: Event) -> None:
-        if event.kind == "decision":
+    def _read(self, event: Event) -> Called:
+        try:
+            return self._learned.place(event)
+        except (ValueError, LookupError, TypeError) as error:
+            _log.debug("event %d", event.seq, exc_info=error)
+            reason = f"its event {event.seq} ({event.kind}) cannot be read; restore it from a backup"
+            raise StoreUnusable(self._store.name, reason) from error
+
+    def _of_another(self, event: Event) -> None:
+        self._follow_up(self._read(event))
+        if event.kind == "change" and self.heard:
             row = orjson.loads(event.payload)
-            made = Record(Decision.from_row(row), labels=labels_from(row))
-            self._remember(made)
-            self._apply_decision(made)
-        elif event.kind == "outcome":
-            outcome = Outcome(**orjson.loads(event.payload))
-            if (record := self._recall(event)) is not None:
-                record.outcome = outcome
-                self._apply_outcome(record, outcome, replay=True)
-                for part in self._folds.values():
-                    part.outcome(record, outcome)
-        elif event.kind == "feedback":
-            row = orjson.loads(event.payload)
-            row.pop("reward", None)
-            feedback = Feedback(**row)
-            if (record := self._recall(event)) is not None:
-                for part in self._folds.values():
-                    part.feedback(record, feedback)
-                self._apply_feedback(record, feedback, replay=True)
-                record.feedback = feedback
-        else:
-            self._replay_of_no_decision(event)
+            if (hear := self.heard.get(row["subject"])) is not None:
+                hear(row)
 
-    def _replay_of_no_decision(self, event: Event) -> None:
-        if event.kind == "benchmark_result":
-            self._learn_benchmark(event)
-        elif event.kind == "change":
-            self._apply_change(event)
-        elif event.kind in (ADDED, REMOVED, "filter_event"):
-            self._witness(event)
-            row = orjson.loads(event.payload)
-            if event.kind != "filter_event":
-                self.roster.apply(event.kind, row, self.pools)
-            elif row["pool"] in self.pools and row["reason"] == "drift":
-                self.pools[row["pool"]].apply_reset(row["model"], row["constraint_name"], row["evidence"])
-
-    def _recall(self, event: Event) -> Record | None:
-        """The record as it was just before `event`."""
-        record = self._recent.get(event.decision_id)
-        if record is None:
-            record = record_from([e for e in self._store.find(event.decision_id) if e.seq < event.seq])
-            if record is not None:
-                self._remember(record)
-        return record
-
-    def _apply_decision(self, record: Record) -> None:
-        decision = record.decision
-        pool = self._learning_pool(decision)
-        if pool is not None and decision.mode != "shadow" and decision.context.version == pool.features.version:
-            pool.advance(decision)
-        for part in self._folds.values():
-            part.decided(record)
-
-    def _apply_change(self, event: Event) -> None:
-        row = orjson.loads(event.payload)  # as a replay will read it
-        self._witness(event)
-        if (part := self._folds.get(row["subject"])) is not None:
-            part.changed(row)
-
-    def _apply_outcome(self, record: Record, outcome: Outcome, *, replay: bool = False) -> list[Change]:
-        pool = self._learning_pool(record.decision)
-        if pool is None:
-            return []
-        return pool.apply_outcome(record.decision, outcome, replay=replay, booked=record.decision.mode != "shadow")
-
-    def _apply_feedback(self, record: Record, feedback: Feedback, *, replay: bool = False) -> list[Change]:
-        pool = self._learning_pool(record.decision)
-        if pool is None or record.failed:  # there was no answer to grade; the failure itself has taught its lesson
-            return []
-        return learn_feedback(pool, record, feedback, replay=replay)
-
-    def _learn_benchmark(self, event: Event) -> list[tuple[Pool, list[Change]]]:
-        """Teach every pool that has the model; an answer that never came says nothing about accuracy."""
-        row = orjson.loads(event.payload)
-        model, quality, category = row["model"], row.get("quality"), row.get("category")
-        if quality is None or row.get("error") is not None:
-            return []
-        having = [pool for pool in self.pools.values() if model in pool.names]
-        return [(pool, pool.apply_benchmark(model, quality, category)) for pool in having]
-
-    def _learn_outcome(self, record: Record, outcome: Outcome) -> None:
-        record.outcome = outcome
-        self._remember(record)  # feedback often follows at once, sooner than the store could tell of the outcome
+    def _attempted(self, record: Record, outcome: Outcome) -> None:
         self._metrics.calls.attempt(record.decision.pool, record.decision.mode, outcome)
-        self._log_changes(self.pools.get(record.decision.pool), self._apply_outcome(record, outcome))
-        for part in self._folds.values():
-            self.note_change(part.outcome(record, outcome))
+        self._learned.remember(
+            record
+        )  # feedback often follows at once, sooner than the store could tell of the outcome
+        self._follow_up(self._learned.attempted(record, outcome))
+
+    def _place(self, events: Sequence[Event]) -> None:
+        for event in events:
+            self._follow_up(self._learned.place(event))
+
+    def _follow_up(self, called: Called) -> None:
+        """Log what an event calls for, if that is this process's to do."""
+        if not self.leads:
+            return
+        for pool, changes in called.changes:
+            self._propose([_of_standing(pool, change) for change in changes], "standing changed")
+        self._propose([_of_part(row) for row in called.rows], "changed")
         self._snapshot_if_due()
 
-    def _learning_pool(self, decision: Decision) -> Pool | None:
-        return self.pools.get(decision.pool) if decision.mode in _TEACHING else None
+    def _propose(self, events: Sequence[tuple[_Key | None, Event]], told: str) -> None:
+        """Log events that an event calls for, but none again that has been logged and waits for its place."""
+        fresh = [(key, event) for key, event in events if key is None or key not in self._proposed]
+        if not fresh:
+            return
+        keys, made = {key for key, _ in fresh if key is not None}, [event for _, event in fresh]
 
-    def _log_changes(self, pool: Pool | None, changes: list[Change]) -> None:
-        if pool is not None and changes:
-            events = [filter_event(pool.name, pool.names, change) for change in changes]
-            for event in events:
-                _log.info("standing changed: %s", event.payload.decode())
-                self._witness(event)
-            self._store.append_nowait(events)
+        def placed() -> None:
+            self._proposed -= keys
+            self._place(made)
 
-    def _append(self, event: Event) -> asyncio.Future[None]:
-        self._check_healthy()
-        return self._store.append([event])
+        for event in made:
+            _log.info("%s: %s", told, event.payload.decode())
+        self._proposed |= keys
+        self._store.append_nowait(made, placed)
 
     def _check_healthy(self) -> None:
         if not self._store.healthy:
             raise Unavailable("the operational store has failed; the service takes no calls until it is restarted")
 
     def _snapshot_if_due(self) -> None:
-        if self._store.position - self._snapshot_at >= self._snapshot_every:
+        if self.leads and self._store.placed_position - self._snapshot_at >= self._snapshot_every:
             try:
                 self.snapshot().add_done_callback(_log_failure)
             except StoreError as error:  # what was just recorded is sound: no reason to refuse the call
                 _log.error("snapshot not taken: %s", error)
 
-    def _remember(self, record: Record) -> None:
-        recent, decision_id = self._recent, record.decision.decision_id
-        self._alive[decision_id] = recent[decision_id] = record
-        recent.move_to_end(decision_id)
-        if len(recent) > self._cache_decisions:
-            recent.popitem(last=False)
+
+def _of_standing(pool: Pool, change: Change) -> tuple[_Key | None, Event]:
+    event = filter_event(pool.name, pool.names, change)
+    return (pool.name, change.arm, change.head) if isinstance(change, DriftReset) else None, event
+
+
+def _of_part(row: ChangeRow) -> tuple[_Key | None, Event]:
+    return None if row["pool"] is None else (row["subject"], row["what"], row["pool"]), change_event(row)
 
 
 def _log_failure(future: asyncio.Future[None]) -> None:

@@ -186,19 +186,20 @@ def change_event(row: Mapping[str, Any]) -> Event:
     return Event("change", "", row["ts"], orjson.dumps(dict(row)))
 
 
-def outcome_event(outcome: Outcome) -> Event:
+def outcome_event(outcome: Outcome, nth: int | None = None) -> Event:
     """The event of an attempt's outcome."""
-    return Event("outcome", outcome.decision_id, outcome.ts, orjson.dumps(_fields(outcome)))
+    return Event("outcome", outcome.decision_id, outcome.ts, orjson.dumps(_fields(outcome)), nth=nth)
 
 
 def feedback_event(feedback: Feedback, reward: float | None) -> Event:
     """The event of feedback; `reward` is the scorer's value with it, where everything it needs is known."""
-    return Event("feedback", feedback.decision_id, feedback.ts, orjson.dumps(_fields(feedback) | {"reward": reward}))
+    payload = orjson.dumps(_fields(feedback) | {"reward": reward})
+    return Event("feedback", feedback.decision_id, feedback.ts, payload, nth=feedback.revision)
 
 
 def benchmark_event(result: BenchmarkResult, ts: float) -> Event:
     """The event of a benchmark result; it is found by the result's key."""
-    return Event("benchmark_result", result.key, ts, orjson.dumps({"ts": ts} | asdict(result)))
+    return Event("benchmark_result", result.key, ts, orjson.dumps({"ts": ts} | asdict(result)), nth=0)
 
 
 def _fields(value: Outcome | Feedback) -> dict[str, Any]:

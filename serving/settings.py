@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 
 from serving.access.budget_settings import Budgets, Limits, MeteringSettings
 from serving.access.settings import AuthSettings, TierSettings
@@ -37,6 +38,8 @@ from serving.traffic.fault_settings import FaultSettings
 from serving.traffic.overload_settings import OverloadSettings
 
 __all__ = ["AuthSettings", "ConfigError", "ModelSettings", "PoolSettings", "Problem", "Settings", "load_settings"]
+
+_ENGINES: Final = ("valkey", "valkeys", "redis", "rediss", "unix")
 
 
 def load_settings(
@@ -170,9 +173,26 @@ class ServerSettings(Section):
         return is_loopback(self.host)
 
 
+def _engine(value: SecretStr) -> SecretStr:
+    try:
+        parts = urlsplit(value.get_secret_value())
+        _ = parts.port
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in _ENGINES or not (parts.path if parts.scheme == "unix" else parts.hostname):
+        reject("must be the URL of a Valkey or Redis server, such as valkey://127.0.0.1:6379/0")
+    return value
+
+
 class StoreSettings(Section):
     """The operational store: decisions, feedback and snapshots."""
 
+    url: Annotated[SecretStr, Field(max_length=2_048), AfterValidator(_engine)] | None = Field(
+        default=None, description="Valkey or Redis server that holds it, for several processes; without it a file."
+    )
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] = Field(
+        default="pointsman", description="What its keys on that server begin with; the same for all that share it."
+    )
     synchronous: Literal["full", "normal"] = Field(
         default="full", description="full survives a power cut; normal is faster and survives only a killed process."
     )

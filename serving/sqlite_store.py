@@ -103,6 +103,14 @@ class SqliteStore:
         return self._position
 
     @property
+    def placed_position(self) -> int:
+        return self._position
+
+    @property
+    def name(self) -> str:
+        return self._path.name
+
+    @property
     def pending(self) -> int:
         return self._pending
 

@@ -73,8 +73,16 @@ class Store(Protocol):
         """
 
     @property
+    def placed_position(self) -> int:
+        """The seq up to which every event has its place: inside `placed` that of its own, the last of its call."""
+
+    @property
     def pending(self) -> int:
         """How many events have a seq but are not durable yet."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
 
     @property
     def healthy(self) -> bool:
@@ -130,7 +138,7 @@ class SharedStore(Store, Protocol):
 
     @property
     def writer(self) -> str:
-        """This process among those that append; another at every start."""
+        """What this process is called among those that append; another name at every start."""
 
     async def follow(self, after_seq: int, foreign: Callable[[Event], None]) -> None:
         """Hand over the committed events behind `after_seq` in seq order, until cancelled or closed.

@@ -288,6 +288,14 @@ class HeldStore:
         return len(self.committed) + len(self.waiting)
 
     @property
+    def placed_position(self) -> int:
+        return self.position
+
+    @property
+    def name(self) -> str:
+        return "held"
+
+    @property
     def pending(self) -> int:
         return len(self.waiting)
 

@@ -145,7 +145,7 @@ async def test_results_of_a_model_that_left_are_replayed_and_teach_nobody(desk, 
     from serving.roster import REMOVED
 
     posting = await started(desk.accept(results(range(3), model="b"), NOW))
-    learner.change_models([model_event(REMOVED, "auto", "b")])
+    learner.record([model_event(REMOVED, "auto", "b")])
     later = await started(desk.accept(results(range(3, 6), model="b"), NOW))
     held_store.commit()
     assert (await posting, await later) == (Recorded(3, 0), Recorded(3, 0))

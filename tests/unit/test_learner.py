@@ -312,10 +312,10 @@ async def test_a_restart_finds_the_models_that_came_and_went(make_learner, held_
     """At the same place in the log, from its beginning or from a snapshot."""
     learner = make_learner(snapshot_every_events=snapshot_every)
     drive(learner, 20)
-    durable = learner.change_models(change(ADDED, definition=NEW, accuracy=1.0, samples=40))
+    durable = learner.record(change(ADDED, definition=NEW, accuracy=1.0, samples=40))
     assert (learner.pools["auto"].names, durable.done()) == (("a", "b", "new"), False)
     drive(learner, 60)
-    learner.change_models([model_event(REMOVED, "auto", "b")])
+    learner.record([model_event(REMOVED, "auto", "b")])
     drive(learner, 20)
     held_store.commit()
     assert durable.done()
@@ -331,7 +331,7 @@ async def test_a_change_that_cannot_be_recorded_is_not_made(make_learner, held_s
     learner = make_learner()
     held_store.full = True
     with pytest.raises(StoreFull):
-        learner.change_models(change(ADDED, definition=NEW))
+        learner.record(change(ADDED, definition=NEW))
     assert (learner.pools["auto"].names, learner.roster.names, held_store.position) == (("a", "b"), [], 0)
 
 
@@ -340,7 +340,7 @@ async def test_what_comes_late_for_a_model_that_left_is_logged_and_teaches_nobod
     record, _ = decide(learner)
     while record.decision.chosen != "b":
         record, _ = decide(learner)
-    learner.change_models([model_event(REMOVED, "auto", "b")])
+    learner.record([model_event(REMOVED, "auto", "b")])
     before = learned(learner)
     learner.note_outcome(record, outcome(record))
     learner.record_feedback(record, feedback(record, 1.0))
@@ -349,8 +349,8 @@ async def test_what_comes_late_for_a_model_that_left_is_logged_and_teaches_nobod
 
 async def test_metrics_show_the_models_there_are(make_learner):
     learner = make_learner()
-    learner.change_models(change(ADDED, definition=NEW))
-    learner.change_models([model_event(REMOVED, "auto", "a")])
+    learner.record(change(ADDED, definition=NEW))
+    learner.record([model_event(REMOVED, "auto", "a")])
     (states,) = [metric for metric in learner._metrics.state.collect() if metric.name == "pointsman_filter_state"]
     shown = {sample.labels["model"] for sample in states.samples}
     assert shown == {"b", "new"}
