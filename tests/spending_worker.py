@@ -36,7 +36,7 @@ async def spend(counts: TrialCounts, ledger: SharedLedger, rng: random.Random) -
         await asyncio.sleep(rng.random() * 0.005)
         made, result = record(), outcome(rng.randrange(most + 1) / 1e6, time.time())
         counts.note(b"%d" % round((result.cost_usd or 0.0) * 1e12))
-        counts.count(ledger.tallies(made, result))
+        ledger.booked(made, result)
         ledger.outcome(made, result)
         ledger.release(held)
         await counts.flush()

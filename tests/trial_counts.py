@@ -35,7 +35,8 @@ class TrialCounts:
         """As if it had not been heard of for ten seconds."""
         await self.client.delete(self.key(f"alive:{self.writer}"))
 
-    def count(self, tallies: Sequence[Tally]) -> None:
+    def count(self, tallies: Sequence[Tally], *, with_append: bool = False) -> None:
+        del with_append  # nothing is ever refused here
         self._pending += tallies
 
     def note(self, what: bytes) -> None:
