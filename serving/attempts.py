@@ -187,14 +187,11 @@ class Attempts:
 
     async def _prepared(self, model: str) -> Attempt:
         """An attempt on a model with its endpoint chosen and its worst case set aside."""
-        means, now = self.means, time.monotonic()
+        means = self.means
         if model not in means.upstreams:  # it has left since it was chosen
             raise NothingAvailable(f"{model}: it is there no more", self.tried, _SHORTLY_S)
         endpoints = means.upstreams[model]
-        endpoint = endpoints.pick(means.rng, now, frozenset(self.failed_at))
-        if endpoint is None:
-            wait_s = endpoints.retry_after_s(now)
-            raise NothingAvailable(f"{model}: every endpoint is busy or down", self.tried, wait_s)
+        endpoint = self._picked(endpoints)
         assumed = endpoints.unasked_output_tokens or means.assumed_output_tokens
         worst = worst_case(self.call, endpoints.arm.price, endpoints.max_output_tokens, assumed)
         reservation = await means.ledger.reserve(self.caller.principal, worst.usd, worst.tokens, time.time())
@@ -202,6 +199,8 @@ class Attempts:
         if reservation.hard and worst.max_tokens is not None:  # what was set aside must be what it can cost
             call = replace(call, body={**call.body, "max_tokens": worst.max_tokens})
         try:
+            if reservation.held and not endpoint.available(time.monotonic()):  # others were faster meanwhile
+                endpoint = self._picked(endpoints)
             body = endpoints.provider.body(call, endpoints.upstream_model)
         except BaseException:  # what the protocol cannot say is known before anything is recorded or sent
             means.ledger.release(reservation)
@@ -209,6 +208,14 @@ class Attempts:
         self._plan.made(model)
         number = self._plan.attempts - 1
         return Attempt(self, call, endpoints, endpoint, body=body, reservation=reservation, number=number)
+
+    def _picked(self, endpoints: ModelEndpoints) -> Endpoint:
+        now = time.monotonic()
+        endpoint = endpoints.pick(self.means.rng, now, frozenset(self.failed_at))
+        if endpoint is None:
+            wait_s = endpoints.retry_after_s(now)
+            raise NothingAvailable(f"{endpoints.name}: every endpoint is busy or down", self.tried, wait_s)
+        return endpoint
 
 
 class Attempt:

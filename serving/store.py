@@ -151,8 +151,11 @@ class SharedStore(Store, Protocol):
         than that. Neither may raise. Raises StoreFailed, and then so do all who wait.
         """
 
-    def count(self, tallies: Sequence[Tally]) -> None:
-        """Add to counters, in one transaction with all that was appended in the same turn of the event loop."""
+    def count(self, tallies: Sequence[Tally], *, with_append: bool = False) -> None:
+        """Add to counters, in one transaction with all that was appended in the same turn of the event loop.
+
+        `with_append`: only if the events of the `append` before it are taken. Never raises StoreFull.
+        """
 
 
 class StoreError(Exception):

@@ -58,10 +58,10 @@ class SharedLedger(Ledger):
         self._doubtful: deque[tuple[float, str, Sequence[Held]]] = deque()
         self._undoing: asyncio.Task[None] | None = None
 
-    def tallies(self, record: Record, outcome: Outcome) -> list[Tally]:
-        """What an outcome adds to counters, to be counted with its event: as the fold will book it."""
+    def booked(self, record: Record, outcome: Outcome) -> None:
+        """An outcome's event was just appended: what the fold will book is counted if it is taken."""
         if record.decision.mode == "cached":
-            return []
+            return
         booked: list[Tally] = []
         for i, member in self._concerning(payer(record)):
             entry = self._entries[i]
@@ -69,7 +69,8 @@ class SharedLedger(Ledger):
             if amount:
                 start, end = window_of(entry.per, outcome.ts)
                 booked.append((self._spent_key(i, member, start), "spent", amount, _expiry(end, outcome.ts)))
-        return booked
+        if booked:
+            self._store.count(booked, with_append=True)
 
     def release(self, reservation: Reservation) -> None:
         """As in one process, for all of them in one transaction with what is appended in this turn."""

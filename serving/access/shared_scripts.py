@@ -175,7 +175,7 @@ class SharedCounts(Protocol):
     def healthy(self) -> bool:
         """Whether it still takes events."""
 
-    def count(self, tallies: Sequence[Tally]) -> None:
+    def count(self, tallies: Sequence[Tally], *, with_append: bool = False) -> None:
         """As `SharedStore.count`."""
 
 

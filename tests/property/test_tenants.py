@@ -41,13 +41,13 @@ steps = st.lists(st.one_of(calls, calls, words, st.just(("restart",))), max_size
 class Durable(HeldStore):
     """A store that is as fast as it is said to be slow in other tests."""
 
-    def append(self, events):
-        durable = super().append(events)
+    def append(self, events, placed=None):
+        durable = super().append(events, placed)
         self.commit()
         return durable
 
-    def append_nowait(self, events):
-        super().append_nowait(events)
+    def append_nowait(self, events, placed=None):
+        super().append_nowait(events, placed)
         self.commit()
 
 
