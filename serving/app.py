@@ -22,9 +22,9 @@ import aiohttp
 import numpy as np
 
 from serving.access.budget_desk import BudgetDesk
+from serving.access.budget_settings import BudgetEntry
 from serving.access.keys import KeyRing
 from serving.access.ledger import Notice
-from serving.access.rates import Rates
 from serving.access.tiers import Tiers
 from serving.access.usage import Usage
 from serving.access.webhook import Webhooks
@@ -64,15 +64,15 @@ from serving.log_export import LogExport
 from serving.log_retention import LogRetention
 from serving.matrix import Matrix
 from serving.metrics import Metrics
+from serving.opening import joined, opened
 from serving.operator_desk import OperatorDesk
 from serving.parts import Parts
 from serving.reach import Reach
 from serving.reload import Reloader
 from serving.routing import Routing
-from serving.schedule import Schedule
+from serving.schedule import scheduled
 from serving.settings import Settings
-from serving.sqlite_store import SqliteStore
-from serving.store import StoreError
+from serving.store import Store, StoreError
 from serving.telemetry.requests import request_middleware
 from serving.telemetry.tracing import open_tracing
 from serving.traffic.caching import Caching
@@ -85,6 +85,8 @@ from serving.traffic.shadow import Shadows
 from serving.traffic.state import Traffic
 from serving.traffic.steering import Steering
 from serving.upstream import Upstreams
+from serving.workers.meeting import meet
+from serving.workers.news import BreakerNews
 
 __all__ = ["run"]
 
@@ -111,6 +113,7 @@ async def run(settings: Settings, source: ConfigSource, digest: str, echo: Calla
         stack.push_async_callback(service.close)
         lasting.show(service.now)
         reloader = Reloader(source, settings, digest, service.apply, lasting.learner, lasting.metrics, again)
+        await meet(lasting, reloader, stack)
         handlers = service.handlers = Handlers(service.now.parts, life, reloader.reload)
         service.now.parts.dashboard.decisions.preload()
         if parts.first:
@@ -167,7 +170,7 @@ class _Service:
             if tokens is not before.tokens:
                 await tokens.opened.aclose()
             raise
-        fresh = generators(settings, before.settings)
+        fresh = generators(settings, before.settings, lasting.opened.index)
         lasting.learner.adopt(mind.pools, fresh, mind.roster, (mind.traffic,))
         lasting.configure(settings, before.settings)
         lasting.show(made)
@@ -207,7 +210,7 @@ class _Service:
             self._ending.add(old := self._suites[1])
             old.add_done_callback(self._ending.discard)
             old.cancel()
-        schedule = _schedule(settings, self._lasting.log, self._lasting.metrics, self.address)
+        schedule = scheduled(settings, self._lasting.log, self._lasting.metrics, self.address)
         self._suites = (wanted, asyncio.create_task(schedule.run()))
 
     async def close(self) -> None:
@@ -244,7 +247,7 @@ async def _lasting(settings: Settings, mind: Mind, life: Life, stack: contextlib
     ring = KeyRing(settings.auth.keys if settings.auth is not None else ())
     learner = Learner(
         mind.pools,
-        generators(settings, None, worker=found.index),
+        generators(settings, None, found.index),
         store,
         metrics,
         cache_decisions=settings.store.cache_decisions,
@@ -252,7 +255,7 @@ async def _lasting(settings: Settings, mind: Mind, life: Life, stack: contextlib
         roster=mind.roster,
         folds=(ring, mind.traffic, ledger, live),
         witness=live.witness,
-        tallies=found.tallies,
+        booked=found.booked,
     )
     started = time.perf_counter()
     replayed = learner.recover()
@@ -268,6 +271,7 @@ async def _lasting(settings: Settings, mind: Mind, life: Life, stack: contextlib
     stack.callback(gate.close)
     return Lasting(
         opened=found,
+        news=None if found.shared is None else BreakerNews(found.shared.publish),
         life=life,
         metrics=metrics,
         store=store,
@@ -302,6 +306,7 @@ def _generation(
         mind.roster.models,
         server.max_response_bytes,
         spared=metrics.count_spared,
+        moved=None if lasting.news is None else lasting.news.moved,
         reach=reach,
         before=None if before is None else before.upstreams,
     )
@@ -383,16 +388,6 @@ def _shadows(lasting: Lasting, traffic: Traffic, routing: Routing) -> Shadows:
 
 def _breakers(upstreams: Upstreams, model: str) -> dict[str, str]:
     return dict(upstreams[model].states(time.monotonic())) if model in upstreams else {}
-
-
-def _schedule(settings: Settings, log: AnalyticalLog, metrics: Metrics, address: str) -> Schedule:
-    """The runs of suites; their processes reach a service that listens everywhere on this machine's own address."""
-    host, _, port = address.rpartition(":")
-    host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - it is left, not listened on
-    key = None if settings.auth is None else settings.auth.admin_key
-    secret = None if key is None else key.get_secret_value()
-    url, folder = f"http://{host}:{port}", settings.server.data_dir
-    return Schedule(settings.benchmarks, log, metrics, url=url, admin_key=secret, folder=folder)
 
 
 async def _last_snapshot(learner: Learner, store: Store) -> None:

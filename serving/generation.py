@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from serving.traffic.gate import Gate
     from serving.traffic.shadow import Shadows
     from serving.upstream import Upstreams
+    from serving.workers.news import BreakerNews
 
 __all__ = [
     "Generation",
@@ -70,6 +71,7 @@ class Lasting:
     """One of each for the life of the process. What they need of the settings, a reload tells them."""
 
     opened: Opened
+    news: BreakerNews | None
     life: Life
     metrics: Metrics
     store: Store
@@ -120,6 +122,8 @@ class Lasting:
             generation.traffic, self.ledger, generation.upstreams, store=self.store, store_limit=limit, log=self.log
         )
         self.faults.upstreams = generation.upstreams
+        if self.news is not None:
+            self.news.upstreams = generation.upstreams
         state.retention = self.retention
         state.gate, state.shadows, state.caching = self.gate, generation.shadows, generation.caching
 

@@ -42,7 +42,7 @@ from serving.records import (
 )
 from serving.request_headers import NO_LIMITS
 from serving.roster import Roster
-from serving.store import Event, SharedStore, Store, StoreError, StoreUnusable, Tally
+from serving.store import Event, SharedStore, Store, StoreError, StoreUnusable
 
 __all__ = ["Learner"]
 
@@ -55,7 +55,8 @@ class Learner:
     """Decides, records and learns for every pool. All methods belong to the event loop's thread.
 
     `leads`: whether this process, of those that share the store, logs what events call for, and takes snapshots.
-    `tallies` is what an outcome adds to counters of a shared store. `heard` is told of change rows of other processes, by subject, that are about what is not learned.
+    `booked` is told of every outcome that was just appended; `heard`, by subject, of change rows of other processes that
+    are about what is not learned.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Learner:
         roster: Roster | None = None,
         folds: Sequence[Fold] = (),
         witness: Callable[[Event], None] | None = None,
-        tallies: Callable[[Record, Outcome], Sequence[Tally]] | None = None,
+        booked: Callable[[Record, Outcome], None] | None = None,
     ) -> None:
         self.ids = DecisionIds()
         self.leads = True
@@ -78,7 +79,7 @@ class Learner:
         self._learned = Learned(store.find, witness, recent=cache_decisions)
         self._generators: dict[str, np.random.Generator] = {}
         self._store, self._metrics = store, metrics
-        self._tallies = tallies or (lambda _record, _outcome: ())
+        self._booked = booked or (lambda _record, _outcome: None)
         # By pool: (ts, seq) of the last outcome whose missing feedback has been dealt with (`serving.imputation`).
         self.awaited: dict[str, tuple[float, int]] = {}
         self._proposed: set[_Key] = set()
@@ -181,19 +182,16 @@ class Learner:
         Of a shared store it may fail with Superseded: another process has recorded one.
         """
         self._check_healthy()
-        return self._store.append(
-            [outcome_event(outcome, nth=0)],
-            lambda: self._attempted(record, outcome),
-            self._tallies(record, outcome),
-        )
+        durable = self._store.append([outcome_event(outcome, nth=0)], lambda: self._attempted(record, outcome))
+        self._booked(record, outcome)
+        return durable
 
     def note_outcome(self, record: Record, outcome: Outcome) -> None:
         """Log an attempt's outcome and learn from it; nobody waits: it is durable before whatever comes later."""
         self._check_healthy()
-        self._store.append_nowait(
-            [outcome_event(outcome)], lambda: self._attempted(record, outcome), self._tallies(record, outcome)
-        )
+        self._store.append_nowait([outcome_event(outcome)], lambda: self._attempted(record, outcome))
         record.outcome = outcome
+        self._booked(record, outcome)
 
     def record_feedback(self, record: Record, feedback: Feedback) -> asyncio.Future[None]:
         """Log feedback and learn it; the future resolves once it is durable.

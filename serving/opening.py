@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from serving.lifecycle import Life
     from serving.records import Record
     from serving.settings import Settings
-    from serving.store import Store, Tally
+    from serving.store import Store
     from serving.valkey_store import ValkeyStore
 
 __all__ = ["Opened", "joined", "opened"]
@@ -42,7 +42,7 @@ _LEADER: Final = "leader"
 class Opened:
     """The stores, and what is counted of callers. `shared`: the operational store, where others append to it, too.
 
-    `told`: which of several workers this is; `tallies`: what an outcome adds to what they count together.
+    `told`: which of several workers this is; `booked` is told of every outcome that was just appended.
     """
 
     store: Store
@@ -51,7 +51,7 @@ class Opened:
     ledger: Ledger
     rates: Rates
     told: Told | None
-    tallies: Callable[[Record, Outcome], Sequence[Tally]] | None
+    booked: Callable[[Record, Outcome], None] | None
 
     @property
     def index(self) -> int:
@@ -67,21 +67,24 @@ class Opened:
 async def opened(settings: Settings, stack: AsyncExitStack) -> Opened:
     """Open what the settings name; closed by `stack`. Raises StoreUnusable."""
     told, folder, counters = told_by(os.environ), settings.server.data_dir, settings.metering.max_counters
-    (store, shared), tallies = _store(settings), None
+    shared = _shared(settings)
+    store: Store = _alone(settings) if shared is None else shared
     stack.push_async_callback(store.close)
-    if shared is None:
-        ledger = Ledger(settings.budgets, max_counters=counters)
-        rates = Rates(settings.limits, max_counters=counters)
-    else:
+    ledger, rates, booked = (
+        Ledger(settings.budgets, max_counters=counters),
+        Rates(settings.limits, max_counters=counters),
+        None,
+    )
+    if shared is not None:
         from serving.access.shared_ledger import SharedLedger  # with the extra, as the store
         from serving.access.shared_rates import SharedRates
         from serving.access.shared_scripts import Scripts
 
         scripts = Scripts(shared, settings.metering.shared_timeout_s)
         stack.push_async_callback(scripts.close)
-        ledger = SharedLedger(shared, scripts, settings.budgets, max_counters=counters)
-        stack.push_async_callback(ledger.close)
-        rates, tallies = SharedRates(scripts, settings.limits, max_counters=counters), ledger.tallies
+        ledger = together = SharedLedger(shared, scripts, settings.budgets, max_counters=counters)
+        stack.push_async_callback(together.close)
+        rates, booked = SharedRates(scripts, settings.limits, max_counters=counters), together.booked
     if told is None or told.index == 0:
         log = AnalyticalLog(folder / "log.duckdb", store, batch_events=settings.log.batch_rows)
     else:
@@ -89,21 +92,23 @@ async def opened(settings: Settings, stack: AsyncExitStack) -> Opened:
 
         log = LogReader(folder / "log.duckdb", store)
     stack.push_async_callback(log.close)
-    return Opened(store, shared, log, ledger, rates, told, tallies)
+    return Opened(store, shared, log, ledger, rates, told, booked)
 
 
-def _store(
-    settings: Settings,
-) -> tuple[SqliteStore, None] | tuple[ValkeyStore, ValkeyStore]:
-    store, folder = settings.store, settings.server.data_dir
+def _alone(settings: Settings) -> SqliteStore:
+    store = settings.store
+    return SqliteStore(settings.server.data_dir / _FILE, synchronous=store.synchronous, queue_limit=store.queue_limit)
+
+
+def _shared(settings: Settings) -> ValkeyStore | None:
+    store = settings.store
     if store.url is None:
-        return SqliteStore(folder / _FILE, synchronous=store.synchronous, queue_limit=store.queue_limit), None
+        return None
     from serving.valkey_store import ValkeyStore  # an extra
 
-    if (folder / _FILE).exists():
+    if (settings.server.data_dir / _FILE).exists():
         _log.warning("%s is not used: the store is at store.url, and what the file has learned is not there", _FILE)
-    shared = ValkeyStore(store.url.get_secret_value(), name=store.name, queue_limit=store.queue_limit)
-    return shared, shared
+    return ValkeyStore(store.url.get_secret_value(), name=store.name, queue_limit=store.queue_limit)
 
 
 async def joined(parts: Opened, learner: Learner, life: Life, stack: AsyncExitStack) -> None:

@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from serving.analytics import AnalyticalLog
 from serving.benchmark_settings import BenchmarkSettings
@@ -22,7 +22,10 @@ from serving.log_errors import LogUnavailable
 from serving.log_figures import last_result_ts
 from serving.metrics import Metrics
 
-__all__ = ["Schedule"]
+if TYPE_CHECKING:
+    from serving.settings import Settings
+
+__all__ = ["Schedule", "scheduled"]
 
 _log = logging.getLogger("pointsman.schedule")
 _HOUR_S = 3600.0
@@ -30,6 +33,16 @@ _LOOK_AGAIN_S = 60.0
 _READ_TIMEOUT_S = 30.0
 _LONGEST_LINE = 2_000
 Status = Literal["ok", "failed", "timeout"]
+
+
+def scheduled(settings: Settings, log: AnalyticalLog, metrics: Metrics, address: str) -> Schedule:
+    """The runs of suites; their processes reach a service that listens everywhere on this machine's own address."""
+    host, _, port = address.rpartition(":")
+    host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - it is left, not listened on
+    key = None if settings.auth is None else settings.auth.admin_key
+    secret = None if key is None else key.get_secret_value()
+    url, folder = f"http://{host}:{port}", settings.server.data_dir
+    return Schedule(settings.benchmarks, log, metrics, url=url, admin_key=secret, folder=folder)
 
 
 class Schedule:

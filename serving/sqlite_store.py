@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from serving.sqlite_file import last_seq, lock_file, open_reader, open_writer
-from serving.store import Event, StoreClosed, StoreError, StoreFailed, StoreFull, StoreUnusable, Tally
+from serving.store import Event, StoreClosed, StoreError, StoreFailed, StoreFull, StoreUnusable
 
 __all__ = ["SqliteStore"]
 
@@ -118,9 +118,7 @@ class SqliteStore:
     def healthy(self) -> bool:
         return self._error is None and not self._closed
 
-    def append(
-        self, events: Sequence[Event], placed: Callable[[], None] | None = None, tallies: Sequence[Tally] = ()
-    ) -> asyncio.Future[None]:
+    def append(self, events: Sequence[Event], placed: Callable[[], None] | None = None) -> asyncio.Future[None]:
         self._take(events)
         future: asyncio.Future[None] = self._loop.create_future()
         self._batch.waiters.append(future)
@@ -129,9 +127,7 @@ class SqliteStore:
             placed()
         return future
 
-    def append_nowait(
-        self, events: Sequence[Event], placed: Callable[[], None] | None = None, tallies: Sequence[Tally] = ()
-    ) -> None:
+    def append_nowait(self, events: Sequence[Event], placed: Callable[[], None] | None = None) -> None:
         self._take(events)
         if not self._lingering:  # one timer serves all that linger: those that came late wait less
             self._lingering = True

@@ -47,28 +47,19 @@ class Event:
     nth: int | None = field(default=None, compare=False)
 
 
-Tally = tuple[str, str, int, float]
-"""(counter, part, by how much, until when): a whole number that is kept beside the log, in parts that sum up to it,
-and gone at that unix time."""
-
-
 class Store(Protocol):
     """An ordered log. All methods belong to the event loop's thread, except `read` and `without_feedback`."""
 
-    def append(
-        self, events: Sequence[Event], placed: Callable[[], None] | None = None, tallies: Sequence[Tally] = ()
-    ) -> asyncio.Future[None]:
+    def append(self, events: Sequence[Event], placed: Callable[[], None] | None = None) -> asyncio.Future[None]:
         """Assign the next seqs, in call order and without gaps; the future resolves once they are durable.
 
         `placed` is called when the events have their place in the order, before anything behind them is: at once,
-        unless the store is shared. `tallies`: what a shared store counts together with the events. Raises StoreFull (nothing is taken: all events of a call are, or none), StoreFailed,
+        unless the store is shared. Raises StoreFull (nothing is taken: all events of a call are, or none), StoreFailed,
         StoreClosed. If the write fails, the future and those of all later events fail with StoreFailed: the log never
         has a gap.
         """
 
-    def append_nowait(
-        self, events: Sequence[Event], placed: Callable[[], None] | None = None, tallies: Sequence[Tally] = ()
-    ) -> None:
+    def append_nowait(self, events: Sequence[Event], placed: Callable[[], None] | None = None) -> None:
         """As `append`, for events nobody waits for: they may linger a little, to share a later event's commit.
 
         An `append` that follows is durable only together with them, so waiting for it waits for these too.
@@ -131,6 +122,11 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Flush and release the file. Later appends raise StoreClosed; a second close does nothing."""
+
+
+Tally = tuple[str, str, int, float]
+"""(counter, part, by how much, until when): a whole number that is kept beside the log, in parts that sum up to it,
+and gone at that unix time."""
 
 
 class SharedStore(Store, Protocol):

@@ -299,7 +299,7 @@ class HeldStore:
     def pending(self) -> int:
         return len(self.waiting)
 
-    def append_nowait(self, events: Sequence[Any], placed: Any = None, tallies: Any = ()) -> None:
+    def append_nowait(self, events: Sequence[Any], placed: Any = None) -> None:
         from serving.store import StoreFull
 
         if self.full:
@@ -309,7 +309,7 @@ class HeldStore:
         if placed is not None:
             placed()
 
-    def append(self, events: Sequence[Any], placed: Any = None, tallies: Any = ()) -> asyncio.Future[None]:
+    def append(self, events: Sequence[Any], placed: Any = None) -> asyncio.Future[None]:
         self.append_nowait(events, placed)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._futures.append((self.position, future))

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 if TYPE_CHECKING:
+    from serving.model_settings import ModelSettings
     from serving.upstream import Upstreams
 
 __all__ = ["BREAKER", "BreakerNews"]
@@ -43,6 +44,11 @@ class BreakerNews:
         """One has opened here, or closed: tell the others."""
         told = {"model": model, "endpoint": endpoint, "open_s": open_s, "opened": opened}
         self._publish(BREAKER, orjson.dumps(told))
+
+    def follow(self, models: Sequence[ModelSettings]) -> None:
+        """Another worker has had a model added or taken out: these are the models now."""
+        if self.upstreams is not None:
+            self.upstreams.follow(models)
 
     def heard(self, message: bytes) -> None:
         """Another worker has told that: so it is here, where there is such an endpoint."""

@@ -37,7 +37,9 @@ class Replica:
     def __init__(self, server, name, seed, **more):
         self.store = ValkeyStore(server.url, name=name, commit_interval_s=0.0)
         settings = {"cache_decisions": 1_000, "snapshot_every_events": 10**9} | more
-        self.learner = Learner({"auto": pool()}, {"auto": np.random.default_rng(seed)}, self.store, Metrics(), **settings)
+        self.learner = Learner(
+            {"auto": pool()}, {"auto": np.random.default_rng(seed)}, self.store, Metrics(), **settings
+        )
         self.learner.leads = seed == 0
         self.desk = FeedbackDesk(self.learner, {}, HORIZON_S)
         self.learner.recover()
