@@ -172,10 +172,10 @@ class ValkeyStore:
         except UnicodeEncodeError:  # a lone surrogate: no decision is called that
             return []
         found = self._ask(self._find_script, [name]) if name else []
-        return [_event(entry, dict(zip(fields[::2], fields[1::2], strict=True))) for entry, fields in found]
+        return [_event(entry, fields) for entry, fields in found]
 
     def read(self, after_seq: int, limit: int) -> list[Event]:
-        found = self._ask(self._link.reader.xrange, self._link.key("events"), f"({after_seq}-0", "+", limit)
+        found = self._ask(self._link.reader.xrange, self._link.key("events"), after_seq + 1, "+", limit)
         return [_event(*entry) for entry in found]
 
     def without_feedback(
@@ -229,7 +229,7 @@ class ValkeyStore:
                         reason = f"events {last + 1} to {event.seq - 1} were deleted before this process read them"
                         raise StoreError(reason)
                     last = event.seq
-                    self._hand_on(event, fields[b"w"].decode(), foreign)
+                    self._hand_on(event, fields[7].decode(), foreign)
             except (*self._link.failed, StoreError) as error:
                 self._fail(error)
                 return
@@ -368,10 +368,9 @@ class ValkeyStore:
         return StoreFailed(f"{doing} {self._link.where}", error)
 
 
-def _event(entry: bytes, fields: dict[bytes, bytes]) -> Event:
-    return Event(
-        _KINDS[fields[b"k"]], fields[b"d"].decode(), float(fields[b"t"]), fields[b"p"], int(entry.partition(b"-")[0])
-    )
+def _event(entry: bytes, fields: list[bytes]) -> Event:
+    """By the order in which COMMIT writes the fields: name, value, …"""
+    return Event(_KINDS[fields[1]], fields[3].decode(), float(fields[5]), fields[9], int(entry[:-2]))
 
 
 def _resolve(future: asyncio.Future[Any], result: Any) -> None:
