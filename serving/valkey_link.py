@@ -27,8 +27,9 @@ _RETRY_PAUSE_S = 0.05
 class ValkeyLink:
     """Checked clients of the server at `url`, for keys that begin with `{name}:`; opening blocks for milliseconds.
 
-    `client` is for the event loop, `reader` for any thread, `finder` for questions asked on the event loop. `retry_s`:
-    how long a server that does not answer is asked again. Raises StoreUnusable.
+    `client` is for the event loop: whoever uses it sets the time, as `insist` does. `reader` is for any thread,
+    `finder` for questions asked on the event loop. `retry_s`: how long a server that does not answer is asked again.
+    Raises StoreUnusable.
     """
 
     def __init__(self, url: str, name: str, retry_s: float) -> None:
@@ -45,13 +46,23 @@ class ValkeyLink:
             raise StoreUnusable(self.where, "the package valkey is missing: install pointsman[valkey]") from error
         self.lost: tuple[type[Exception], ...] = (Unreachable, Late, OSError)
         self.failed: tuple[type[Exception], ...] = (ValkeyError, OSError)
-        timeouts = {"socket_timeout": retry_s / 2, "socket_connect_timeout": retry_s / 2}  # so there are two attempts
+        self._attempt_s = retry_s / 2  # so there are two attempts
+        # On the event loop `insist` sets the time: the client's own limit starts a task for every command, and in it a
+        # cancellation can get lost. One connection each: a pool looks at a connection before every use.
+        single = {"socket_connect_timeout": self._attempt_s, "single_connection_client": True}
+        timeouts = {"socket_timeout": self._attempt_s, "socket_connect_timeout": self._attempt_s}
         again = {"retry": Retry(ConstantBackoff(_RETRY_PAUSE_S), int(retry_s / _RETRY_PAUSE_S))}
         again_at_once = {"retry": Retry(NoBackoff(), 1), "socket_timeout": _FIND_TIMEOUT_S}
         try:
-            self.client: valkey.asyncio.Valkey = valkey.asyncio.Valkey.from_url(url, **timeouts)
+            self.client: valkey.asyncio.Valkey = valkey.asyncio.Valkey.from_url(
+                url, socket_connect_timeout=self._attempt_s
+            )
+            self.committer = valkey.asyncio.Valkey.from_url(url, **single)
+            self.follower = valkey.asyncio.Valkey.from_url(url, **single)
             self.reader = valkey.Valkey.from_url(url, **timeouts | again, retry_on_error=list(self.lost))
             self.finder = valkey.Valkey.from_url(url, **timeouts | again_at_once, retry_on_error=list(self.lost))
+            self.reader.set_response_callback("XRANGE", _as_it_came)  # a dictionary for every event costs more than it
+            self.follower.set_response_callback("XREAD", _as_it_came)
             self.log_id, self.position = self._opened()
         except ValueError:  # its text may quote the address
             raise StoreUnusable(self.where, "its address is none: valkey://user:password@host:6379/0") from None
@@ -61,13 +72,8 @@ class ValkeyLink:
     def key(self, name: str) -> str:
         return self.prefix + name
 
-    def script(self, text: str) -> Callable[..., Awaitable[Any]]:
-        """Runs on the event loop, by the script's hash."""
-        run = self.client.register_script(text)
-        return lambda args: run([self.key("log")], args)
-
-    def script_of(self, client: Any, text: str) -> Callable[[Sequence[Any]], Any]:
-        """Runs where it is called, by `finder` or `reader`."""
+    def script(self, client: Any, text: str) -> Callable[[Sequence[Any]], Any]:
+        """Runs by its hash over one of the clients; to be awaited if that is of the event loop."""
         run = client.register_script(text)
         return lambda args: run([self.key("log")], args)
 
@@ -77,7 +83,8 @@ class ValkeyLink:
         deadline = loop.time() + self.retry_s
         while True:
             try:
-                return await attempt()
+                async with asyncio.timeout(self._attempt_s):
+                    return await attempt()
             except self.lost:
                 if loop.time() >= deadline:
                     raise
@@ -86,14 +93,15 @@ class ValkeyLink:
     async def close(self) -> None:
         self.finder.close()
         self.reader.close()
-        await self.client.aclose()
+        for client in (self.client, self.committer, self.follower):
+            await client.aclose()
 
     def _opened(self) -> tuple[bytes, int]:
         info: dict[str, Any] = self.reader.info()  # type: ignore[assignment]
         reason = _unfit(info)
         if reason:
             raise StoreUnusable(self.where, reason)
-        version, log_id, position = self.script_of(self.reader, OPEN)([LAYOUT_VERSION, secrets.token_hex(8)])
+        version, log_id, position = self.script(self.reader, OPEN)([LAYOUT_VERSION, secrets.token_hex(8)])
         if version is None or int(version) != LAYOUT_VERSION:
             raise StoreUnusable(
                 self.where,
@@ -101,6 +109,10 @@ class ValkeyLink:
                 " use its program, or another store.name",
             )
         return log_id, int(position)
+
+
+def _as_it_came(response: Any, **_: Any) -> Any:
+    return response
 
 
 def _unfit(info: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ __all__ = ["Presence"]
 _ALIVE_MS = 10_000
 _BEAT_S = 1.0
 _LISTEN_S = 1.0
+_PATIENCE_S = 1.0
 _WRITER_BYTES = 16  # before each message
 
 _logger = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ class Presence:
 
     def __init__(self, link: ValkeyLink, writer: str) -> None:
         self._link, self._writer = link, writer
-        self._lease, self._leave = link.script(LEASE), link.script(LEAVE)
+        self._lease, self._leave = link.script(link.client, LEASE), link.script(link.client, LEAVE)
         self._alive = link.key(f"alive:{writer}")
         link.reader.set(self._alive, "1", px=_ALIVE_MS)
         self._roles: set[str] = set()
@@ -44,7 +45,8 @@ class Presence:
         """Whether the role is this process's; not if the server cannot be asked."""
         self._roles.add(role)
         try:
-            return bool(await self._lease([role, self._writer, int(ttl_s * 1000)]))
+            async with asyncio.timeout(_PATIENCE_S):
+                return bool(await self._lease([role, self._writer, int(ttl_s * 1000)]))
         except self._link.failed as error:
             _logger.warning("cannot ask for the role %s: %s", role, error)
             return False
@@ -54,13 +56,15 @@ class Presence:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with suppress(*self._link.failed):
-            await self._leave([self._writer, *self._roles])
+            async with asyncio.timeout(_PATIENCE_S):
+                await self._leave([self._writer, *self._roles])
 
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(_BEAT_S)
             with suppress(*self._link.failed):  # tried again in a second; commits tell of lasting trouble
-                await self._link.client.set(self._alive, "1", px=_ALIVE_MS)
+                async with asyncio.timeout(_PATIENCE_S):
+                    await self._link.client.set(self._alive, "1", px=_ALIVE_MS)
 
     async def _listen(self) -> None:
         while True:

@@ -70,10 +70,10 @@ class ValkeyStore:
         self._loop = asyncio.get_running_loop()
         self._link = ValkeyLink(url, name, retry_s)
         self.client = self._link.client
-        self._commit_script = self._link.script(COMMIT)
-        self._find_script = self._link.script_of(self._link.finder, FIND)
-        self._snapshot_script = self._link.script_of(self._link.reader, SNAPSHOT)
-        self._without_script = self._link.script_of(self._link.reader, WITHOUT)
+        self._commit_script = self._link.script(self._link.committer, COMMIT)
+        self._find_script = self._link.script(self._link.finder, FIND)
+        self._snapshot_script = self._link.script(self._link.reader, SNAPSHOT)
+        self._without_script = self._link.script(self._link.reader, WITHOUT)
         self._calls = Calls(self._link.position)
         self._presence = Presence(self._link, self.writer)
         self._batch = _Batch()
@@ -158,9 +158,8 @@ class ValkeyStore:
         with suppress(StoreFailed):  # reported when it happened, to everyone who waited
             if self._error is None:
                 await self._flush()
-        if (following := self._following) is not None:
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
+        if self._following is not None:
+            self._following.cancel()
         self._calls.end_following()
         await self._presence.close()
         await self._link.close()
@@ -173,10 +172,10 @@ class ValkeyStore:
         except UnicodeEncodeError:  # a lone surrogate: no decision is called that
             return []
         found = self._ask(self._find_script, [name]) if name else []
-        return [_event(entry, dict(zip(fields[::2], fields[1::2], strict=True))) for entry, fields in found]
+        return [_event(entry, fields) for entry, fields in found]
 
     def read(self, after_seq: int, limit: int) -> list[Event]:
-        found = self._ask(self._link.reader.xrange, self._link.key("events"), f"({after_seq}-0", "+", limit)
+        found = self._ask(self._link.reader.xrange, self._link.key("events"), after_seq + 1, "+", limit)
         return [_event(*entry) for entry in found]
 
     def without_feedback(
@@ -206,11 +205,10 @@ class ValkeyStore:
         self._calls.begin_following(after_seq)
         self._following = asyncio.create_task(self._follow(after_seq, foreign))
         try:
-            await self._following
-        except asyncio.CancelledError:
-            if (task := asyncio.current_task()) is not None and task.cancelling():
-                raise
+            await asyncio.wait([self._following])
         finally:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
             self._following = None
             self._calls.end_following()
         if self._error is not None:
@@ -220,7 +218,7 @@ class ValkeyStore:
         key = self._link.key("events")
 
         async def further() -> Any:
-            return await self._link.client.xread({key: f"{last}-0"}, count=_FOLLOW_EVENTS, block=_FOLLOW_BLOCK_MS)
+            return await self._link.follower.xread({key: f"{last}-0"}, count=_FOLLOW_EVENTS, block=_FOLLOW_BLOCK_MS)
 
         while True:
             try:
@@ -231,7 +229,7 @@ class ValkeyStore:
                         reason = f"events {last + 1} to {event.seq - 1} were deleted before this process read them"
                         raise StoreError(reason)
                     last = event.seq
-                    self._hand_on(event, fields[b"w"].decode(), foreign)
+                    self._hand_on(event, fields[7].decode(), foreign)
             except (*self._link.failed, StoreError) as error:
                 self._fail(error)
                 return
@@ -250,7 +248,8 @@ class ValkeyStore:
     async def _check_log(self) -> None:
         """That nothing comes may also be for the log's being another: then all is lost that was learned here."""
         with suppress(*self._link.failed):  # the next read meets that trouble, too
-            log_id, position = await self._link.client.hmget(self._link.key("log"), ["id", "position"])
+            async with asyncio.timeout(1.0):
+                log_id, position = await self._link.follower.hmget(self._link.key("log"), ["id", "position"])
             if log_id != self._link.log_id or int(position) < self._calls.known:
                 self._fail(StoreError("the server lost events that were acknowledged"))
 
@@ -369,10 +368,9 @@ class ValkeyStore:
         return StoreFailed(f"{doing} {self._link.where}", error)
 
 
-def _event(entry: bytes, fields: dict[bytes, bytes]) -> Event:
-    return Event(
-        _KINDS[fields[b"k"]], fields[b"d"].decode(), float(fields[b"t"]), fields[b"p"], int(entry.partition(b"-")[0])
-    )
+def _event(entry: bytes, fields: list[bytes]) -> Event:
+    """By the order in which COMMIT writes the fields: name, value, …"""
+    return Event(_KINDS[fields[1]], fields[3].decode(), float(fields[5]), fields[9], int(entry[:-2]))
 
 
 def _resolve(future: asyncio.Future[Any], result: Any) -> None:
