@@ -319,7 +319,7 @@ class Handlers(
         assert response is not None  # noqa: S101 - the block above has either raised or prepared it
         assert answer is not None  # noqa: S101
         await self._passed_on(response.write_eof())
-        return response, answer.record.outcome
+        return response, answer.record.ended
 
     async def _passed_on(self, writing: Awaitable[Any], *, at_once: bool = False) -> None:
         """Write as fast as the caller reads; one who stops reading is gone after `body_timeout_s`.

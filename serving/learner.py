@@ -55,8 +55,8 @@ class Learner:
     """Decides, records and learns for every pool. All methods belong to the event loop's thread.
 
     `leads`: whether this process, of those that share the store, logs what events call for, and takes snapshots.
-    `booked` is told of every outcome that was just appended; `heard`, by subject, of change rows of other processes that
-    are about what is not learned.
+    `booked` is told of every outcome that was just appended; `heard`, by subject, of change rows of other processes
+    that are about what is not learned.
     """
 
     def __init__(
@@ -190,7 +190,7 @@ class Learner:
         """Log an attempt's outcome and learn from it; nobody waits: it is durable before whatever comes later."""
         self._check_healthy()
         self._store.append_nowait([outcome_event(outcome)], lambda: self._attempted(record, outcome))
-        record.outcome = outcome
+        record.ended = outcome
         self._booked(record, outcome)
 
     def record_feedback(self, record: Record, feedback: Feedback) -> asyncio.Future[None]:

@@ -88,7 +88,8 @@ NO_LABELS = Labels()
 class Record:
     """What is known of one decision: its last outcome, and the feedback in force.
 
-    `in_flight`: the service itself is making the call, and will record its outcome.
+    `in_flight`: the service itself is making the call, and will record its outcome. `ended`: the last attempt's outcome,
+    of a call that this process makes, also while it has no place in the log.
     """
 
     decision: Decision
@@ -96,6 +97,7 @@ class Record:
     feedback: Feedback | None = None
     in_flight: bool = False
     labels: Labels = NO_LABELS
+    ended: Outcome | None = None
 
     @property
     def served_by(self) -> str:
@@ -234,9 +236,10 @@ def model_event(kind: Literal["model_added", "model_removed"], pool: str | None,
 
 def reward_of(pool: Pool | None, record: Record, feedback: Feedback) -> float | None:
     """The scorer's value of what a decision yielded, with this feedback; None where something it needs is not known."""
-    if pool is None or record.outcome is None:
+    outcome = record.outcome or record.ended
+    if pool is None or outcome is None:
         return None
-    return reward(pool.objective, feedback.quality, record.outcome.cost_usd, record.outcome.latency_s)
+    return reward(pool.objective, feedback.quality, outcome.cost_usd, outcome.latency_s)
 
 
 def record_from(events: Sequence[Event]) -> Record | None:

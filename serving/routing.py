@@ -144,7 +144,7 @@ class Routing:
         assert attempts.durable is not None  # noqa: S101 - the call has been recorded
         assert attempts.record is not None  # noqa: S101
         await attempts.durable
-        outcome = attempts.record.outcome
+        outcome = attempts.record.ended
         assert outcome is not None  # noqa: S101 - an attempt has ended
         return Answer(decision, outcome, rendered, upstream_s, labels, len(attempts.tried) + 1)
 

@@ -286,7 +286,7 @@ class Caching:
     def _assembled(self, request: _Request, answer: AnswerStream) -> Stored | None:
         """Keep a streamed answer that came to its end."""
         whole = None if answer.assembly is None else answer.assembly.answer()
-        outcome = answer.record.outcome
+        outcome = answer.record.ended
         if whole is None or outcome is None:
             return None
         try:
