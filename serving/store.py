@@ -129,7 +129,7 @@ class SharedStore(Store, Protocol):
 
     @property
     def writer(self) -> str:
-        """This process among those that append; another at every start."""
+        """The process among those that append; another at every start."""
 
     async def follow(self, after_seq: int, foreign: Callable[[Event], None]) -> None:
         """Hand over the committed events behind `after_seq` in seq order, until cancelled or closed.
