@@ -38,6 +38,7 @@ class Calls:
         self._refused: list[tuple[int, Call]] = []
 
     def begin(self, number: int, call: Call) -> None:
+        """An append was called; numbers rise."""
         self._open[number] = call
         self.pending += call.events
 
@@ -102,6 +103,7 @@ class Calls:
         self._refused.clear()
 
     def fail(self, error: Exception) -> None:
+        """Nothing will be committed any more: all who wait are told."""
         waiting = [call for _, call in self._refused] + list(self._open.values())
         self._open.clear()
         self._refused.clear()

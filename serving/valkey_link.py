@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from serving.store import StoreUnusable
@@ -16,7 +16,7 @@ from serving.valkey_scripts import LAYOUT_VERSION, OPEN
 if TYPE_CHECKING:
     import valkey.asyncio
 
-__all__ = ["ValkeyLink"]
+__all__ = ["ValkeyLink", "ended"]
 
 _T = TypeVar("_T")
 _OLDEST_MAJOR = 7
@@ -49,8 +49,8 @@ class ValkeyLink:
         self._attempt_s = retry_s / 2  # so there are two attempts
         # On the event loop `insist` sets the time: the client's own limit starts a task for every command, and in it a
         # cancellation can get lost. One connection each: a pool looks at a connection before every use.
-        single = {"socket_connect_timeout": self._attempt_s, "single_connection_client": True}
-        timeouts = {"socket_timeout": self._attempt_s, "socket_connect_timeout": self._attempt_s}
+        single: dict[str, Any] = {"socket_connect_timeout": self._attempt_s, "single_connection_client": True}
+        timeouts: dict[str, Any] = {"socket_timeout": self._attempt_s, "socket_connect_timeout": self._attempt_s}
         again = {"retry": Retry(ConstantBackoff(_RETRY_PAUSE_S), int(retry_s / _RETRY_PAUSE_S))}
         again_at_once = {"retry": Retry(NoBackoff(), 1), "socket_timeout": _FIND_TIMEOUT_S}
         try:
@@ -70,6 +70,7 @@ class ValkeyLink:
             raise StoreUnusable(self.where, f"{error}") from error
 
     def key(self, name: str) -> str:
+        """The key of that name in this log's layout."""
         return self.prefix + name
 
     def script(self, client: Any, text: str) -> Callable[[Sequence[Any]], Any]:
@@ -91,6 +92,7 @@ class ValkeyLink:
             await asyncio.sleep(_RETRY_PAUSE_S)
 
     async def close(self) -> None:
+        """Give all connections up."""
         self.finder.close()
         self.reader.close()
         for client in (self.client, self.committer, self.follower):
@@ -109,6 +111,15 @@ class ValkeyLink:
                 " use its program, or another store.name",
             )
         return log_id, int(position)
+
+
+async def ended(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Cancel tasks until they have ended: in the client, waiting at the same time for a timeout, one can get lost."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=_RETRY_PAUSE_S)
 
 
 def _as_it_came(response: Any, **_: Any) -> Any:

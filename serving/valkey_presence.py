@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 
-from serving.valkey_link import ValkeyLink
+from serving.valkey_link import ValkeyLink, ended
 from serving.valkey_scripts import LEASE, LEAVE
 
 __all__ = ["Presence"]
@@ -25,7 +25,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Presence:
-    """This process among its siblings: `{name}:alive:<writer>` exists while it lives, and ten seconds longer."""
+    """One process among its siblings: `{name}:alive:<writer>` exists while it lives, and ten seconds longer."""
 
     def __init__(self, link: ValkeyLink, writer: str) -> None:
         self._link, self._writer = link, writer
@@ -37,6 +37,7 @@ class Presence:
         self._tasks = [asyncio.create_task(self._beat())]
 
     def subscribe(self, topic: str, heard: Callable[[bytes], None]) -> None:
+        """Hear of a topic from now on, or by another `heard`."""
         if not self._heard:
             self._tasks.append(asyncio.create_task(self._listen()))
         self._heard[self._link.key(f"topic:{topic}").encode()] = heard
@@ -52,9 +53,8 @@ class Presence:
             return False
 
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Leave: whoever looks sees at once that this process is gone, and its roles are free."""
+        await ended(self._tasks)
         with suppress(*self._link.failed):
             async with asyncio.timeout(_PATIENCE_S):
                 await self._leave([self._writer, *self._roles])

@@ -17,7 +17,7 @@ from typing import Any
 
 from serving.store import Event, Kind, StoreClosed, StoreError, StoreFailed, StoreFull, Tally
 from serving.valkey_calls import Call, Calls
-from serving.valkey_link import ValkeyLink
+from serving.valkey_link import ValkeyLink, ended
 from serving.valkey_presence import Presence
 from serving.valkey_scripts import COMMIT, FIND, LETTERS, SNAPSHOT, WITHOUT
 
@@ -159,7 +159,7 @@ class ValkeyStore:
             if self._error is None:
                 await self._flush()
         if self._following is not None:
-            self._following.cancel()
+            await ended([self._following])
         self._calls.end_following()
         await self._presence.close()
         await self._link.close()
@@ -207,8 +207,7 @@ class ValkeyStore:
         try:
             await asyncio.wait([self._following])
         finally:
-            self._following.cancel()
-            await asyncio.gather(self._following, return_exceptions=True)
+            await ended([self._following])
             self._following = None
             self._calls.end_following()
         if self._error is not None:
@@ -223,16 +222,17 @@ class ValkeyStore:
         while True:
             try:
                 streams = await self._link.insist(further)
-                for entry, fields in streams[0][1] if streams else ():
-                    event = _event(entry, fields)
-                    if event.seq != last + 1:
-                        reason = f"events {last + 1} to {event.seq - 1} were deleted before this process read them"
-                        raise StoreError(reason)
-                    last = event.seq
-                    self._hand_on(event, fields[7].decode(), foreign)
-            except (*self._link.failed, StoreError) as error:
+            except self._link.failed as error:
                 self._fail(error)
                 return
+            for entry, fields in streams[0][1] if streams else ():
+                event = _event(entry, fields)
+                if event.seq != last + 1:
+                    gone = f"events {last + 1} to {event.seq - 1} were deleted before this process read them"
+                    self._fail(StoreError(gone))
+                    return
+                last = event.seq
+                self._hand_on(event, fields[7].decode(), foreign)
             if not streams:
                 await self._check_log()
             await asyncio.sleep(0)
@@ -358,7 +358,8 @@ class ValkeyStore:
         failure = self._failure("writing", self._error)
         self._calls.fail(failure)
         for part in (batch, waiting) if batch is not None else (waiting,):
-            for future in (*part.waiters, *part.snapshots, *part.prunings):
+            futures: list[asyncio.Future[Any]] = [*part.waiters, *part.snapshots, *part.prunings]
+            for future in futures:
                 if not future.done():
                     future.set_exception(failure)
         if self._following is not None:
@@ -369,7 +370,7 @@ class ValkeyStore:
 
 
 def _event(entry: bytes, fields: list[bytes]) -> Event:
-    """By the order in which COMMIT writes the fields: name, value, …"""
+    """By the order in which COMMIT writes the fields, names and values in turn."""
     return Event(_KINDS[fields[1]], fields[3].decode(), float(fields[5]), fields[9], int(entry[:-2]))
 
 

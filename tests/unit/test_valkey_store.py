@@ -1,4 +1,4 @@
-"""What is particular to the store on Valkey: several writers, one order; a server that dies, is cut off or is another."""
+"""What is particular to the store on Valkey: several writers, one order; a server that dies or is cut off."""
 
 from __future__ import annotations
 
@@ -176,8 +176,8 @@ class Proxy:
         other.close()
 
 
-async def test_a_batch_whose_answer_was_lost_is_applied_once(join, valkey_server, tmp_path):
-    async with Proxy(valkey_server.path, tmp_path / "p").running() as proxy:
+async def test_a_batch_whose_answer_was_lost_is_applied_once(join, valkey_server, tmp_path, loop_thread):
+    with loop_thread.entered(Proxy(valkey_server.path, tmp_path / "p").running()) as proxy:  # opening blocks this loop
         member = join(proxy.url)
         for step in range(10):
             proxy.cut = True
@@ -263,7 +263,7 @@ async def test_who_reads_too_late_is_told_that_events_are_gone(join):
     late.following.cancel()
     await asyncio.wait([late.following])
     with pytest.raises(StoreFailed, match="events 1 to 5 were deleted before"):
-        await late.store.follow(0, lambda event: None)
+        await late.store.follow(0, lambda _: None)
 
 
 async def test_following_ends_when_it_is_cancelled_and_appends_go_on(join):
