@@ -1,4 +1,4 @@
-"""Budgets over the store that workers really share: what is counted goes with the event it belongs to, or not at all."""
+"""Budgets over the store that workers share: what is counted goes with the event it belongs to, or not at all."""
 
 from __future__ import annotations
 
