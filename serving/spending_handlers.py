@@ -40,7 +40,7 @@ class SpendingHandlers:
     async def admin_budgets(self, request: web.Request) -> web.Response:
         """`GET /admin/budgets`: every budget with what is spent, set aside and left of it."""
         self._admit_admin(request)
-        return _json({"budgets": await self._budgets.listed(time.time())})
+        return _json({"budgets": await self._budgets.listed_of_all(time.time())})
 
     async def patch_budget(self, request: web.Request) -> web.Response:
         """`PATCH /admin/budgets/{name}`: another limit from now on; null goes back to the configuration's."""

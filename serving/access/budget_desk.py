@@ -25,8 +25,12 @@ class BudgetDesk:
     def __init__(self, ledger: Ledger, learner: Learner) -> None:
         self._ledger, self._learner = ledger, learner
 
-    async def listed(self, ts: float) -> list[dict[str, Any]]:
-        """Every budget with what is spent and set aside of it."""
+    def listed(self, ts: float) -> list[dict[str, Any]]:
+        """Every budget with what is spent of it, and set aside by this process."""
+        return self._ledger.listed(ts)
+
+    async def listed_of_all(self, ts: float) -> list[dict[str, Any]]:
+        """As `listed`, with what all processes of the service have set aside."""
         return await self._ledger.listed_of_all(ts)
 
     async def patch(self, name: str, body: Mapping[str, Any], by: str | None, ts: float) -> dict[str, Any]:
@@ -44,4 +48,4 @@ class BudgetDesk:
         row = {"ts": ts, "subject": self._ledger.subject, "what": "limit", "pool": None, "model": None, "by": by}
         row |= {"before": {"budget": name, "limit": before}, "after": {"budget": name, "limit": limit}, "reason": None}
         await asyncio.shield(self._learner.change([row]))
-        return next(budget for budget in await self.listed(ts) if budget["name"] == name)
+        return next(budget for budget in await self.listed_of_all(ts) if budget["name"] == name)
