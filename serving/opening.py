@@ -36,6 +36,7 @@ _log = logging.getLogger("pointsman")
 _LEASE_S: Final = 5.0
 _FILE: Final = "router.sqlite"
 _LEADER: Final = "leader"
+_LINGER_S: Final = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,9 @@ def _shared(settings: Settings) -> ValkeyStore | None:
 
     if (settings.server.data_dir / _FILE).exists():
         _log.warning("%s is not used: the store is at store.url, and what the file has learned is not there", _FILE)
-    return ValkeyStore(store.url.get_secret_value(), name=store.name, queue_limit=store.queue_limit)
+    url = store.url.get_secret_value()
+    # An outcome must not come to the log behind the feedback that another process takes for it.
+    return ValkeyStore(url, name=store.name, queue_limit=store.queue_limit, linger_s=_LINGER_S)
 
 
 async def joined(parts: Opened, learner: Learner, life: Life, stack: AsyncExitStack) -> None:

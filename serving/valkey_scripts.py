@@ -102,10 +102,9 @@ end
 
 local function count(counter, part, amount, expires_at)
   local key = prefix .. 'count:' .. counter
-  redis.call('HINCRBY', key, part, amount)
-  if expires_at == '' then redis.call('EXPIRE', key, ARGV[5])
-  elseif expires_at == 'never' then redis.call('PERSIST', key)
-  else redis.call('EXPIREAT', key, expires_at) end
+  local added = redis.pcall('HINCRBY', key, part, amount)
+  if type(added) == 'table' then redis.call('HSET', key, part, '9223372036854775807') end -- past 64 bits
+  redis.call('EXPIREAT', key, expires_at)
 end
 
 local function save(seq, payload)
@@ -131,7 +130,7 @@ local function prune(before_ts, up_to_seq, limit)
   return deleted
 end
 
-local i, refused, deleted = 6, {{}}, {{}}
+local i, refused, was_refused, deleted = 6, {{}}, {{}}, {{}}
 while i <= #ARGV do
   local step = ARGV[i]
   if step == 'e' then
@@ -141,11 +140,12 @@ while i <= #ARGV do
       for j = first, last, 5 do take(j, call) end
     else
       refused[#refused + 1] = call
+      was_refused[call] = true
     end
     i = last + 1
   elseif step == 'c' then
-    count(ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4])
-    i = i + 5
+    if not was_refused[ARGV[i + 5]] then count(ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]) end
+    i = i + 6
   elseif step == 's' then
     save(ARGV[i + 1], ARGV[i + 2])
     i = i + 3

@@ -112,12 +112,11 @@ class ValkeyStore:
         self._take(events, placed, None)
         self._linger()
 
-    def count(self, tallies: Sequence[Tally], expires_at: float | None = None) -> None:
-        """As the contract says. `expires_at`: unix seconds, math.inf for never; None: 40 days after the last count."""
+    def count(self, tallies: Sequence[Tally], *, with_append: bool = False) -> None:
         self._check_open()
-        until = "" if expires_at is None else "never" if expires_at == math.inf else math.ceil(expires_at)
-        for counter, part, amount in tallies:
-            self._batch.arguments += ("c", counter, part, amount, until)
+        only_with = self._last_call if with_append else ""
+        for counter, part, amount, expires_at in tallies:
+            self._batch.arguments += ("c", counter, part, amount, math.ceil(expires_at), only_with)
         self._linger()
 
     def save_snapshot(self, seq: int, payload: bytes) -> asyncio.Future[None]:
