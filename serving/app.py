@@ -1,6 +1,6 @@
 """The composition root: the only place that constructs what lives as long as the service does.
 
-Opens the stores, rebuilds what was learned, puts the parts together, and takes them apart in the opposite order. What
+Has the stores opened (`serving.opening`), rebuilds what was learned, puts the parts together, and takes them apart in the opposite order. What
 is made of settings is one generation; a reload makes another, as a restart would, and puts it in its place.
 """
 
@@ -22,9 +22,8 @@ import aiohttp
 import numpy as np
 
 from serving.access.budget_desk import BudgetDesk
-from serving.access.budget_settings import BudgetEntry
 from serving.access.keys import KeyRing
-from serving.access.ledger import Notice
+from serving.access.ledger import refused
 from serving.access.tiers import Tiers
 from serving.access.usage import Usage
 from serving.access.webhook import Webhooks
@@ -70,7 +69,7 @@ from serving.parts import Parts
 from serving.reach import Reach
 from serving.reload import Reloader
 from serving.routing import Routing
-from serving.schedule import scheduled
+from serving.schedule import Schedule
 from serving.settings import Settings
 from serving.store import Store, StoreError
 from serving.telemetry.requests import request_middleware
@@ -210,7 +209,7 @@ class _Service:
             self._ending.add(old := self._suites[1])
             old.add_done_callback(self._ending.discard)
             old.cancel()
-        schedule = scheduled(settings, self._lasting.log, self._lasting.metrics, self.address)
+        schedule = Schedule.of(settings, self._lasting.log, self._lasting.metrics, self.address)
         self._suites = (wanted, asyncio.create_task(schedule.run()))
 
     async def close(self) -> None:
@@ -266,7 +265,8 @@ async def _lasting(settings: Settings, mind: Mind, life: Life, stack: contextlib
     session = await stack.enter_async_context(aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()))
     webhooks = Webhooks(session, settings.metering)  # no connection is made before a budget tells something
     _beside(stack, webhooks.run())
-    ledger.notify = functools.partial(_notify, learner, webhooks)
+    # What is booked is seen by all that share the store, and told by the one that leads; a refusal, by who refuses.
+    ledger.notify = lambda entry, notice: webhooks.put(entry, notice) if learner.leads or refused(notice) else None
     gate = Gate(settings.overload, clock=time.perf_counter, rng=random.Random(), shed=metrics.count_shed)
     stack.callback(gate.close)
     return Lasting(
@@ -364,12 +364,6 @@ def _generation(
     )
     views = Views(lasting.live, learner, pools, budgets, breakers)
     return Generation(settings, parts, traffic, missing, upstreams, shadows, caching, tokens, views)
-
-
-def _notify(learner: Learner, webhooks: Webhooks, entry: BudgetEntry, notice: Notice) -> None:
-    """What is booked is seen by all that share the store, and told by the one that leads; a refusal, by who refuses."""
-    if learner.leads or notice["event"] == "refused":
-        webhooks.put(entry, notice)
 
 
 async def _around(settings: Settings, metrics: Metrics, stack: contextlib.AsyncExitStack) -> Any:

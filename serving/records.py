@@ -88,8 +88,8 @@ NO_LABELS = Labels()
 class Record:
     """What is known of one decision: its last outcome, and the feedback in force.
 
-    `in_flight`: the service itself is making the call, and will record its outcome. `ended`: the last attempt's outcome,
-    of a call that this process makes, also while it has no place in the log.
+    `in_flight`: the service itself is making the call, and will record its outcome. `ended`: the last attempt's
+    outcome, of a call that this process makes, also while it has no place in the log.
     """
 
     decision: Decision

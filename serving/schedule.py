@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 from serving.analytics import AnalyticalLog
 from serving.benchmark_settings import BenchmarkSettings
@@ -25,7 +25,7 @@ from serving.metrics import Metrics
 if TYPE_CHECKING:
     from serving.settings import Settings
 
-__all__ = ["Schedule", "scheduled"]
+__all__ = ["Schedule"]
 
 _log = logging.getLogger("pointsman.schedule")
 _HOUR_S = 3600.0
@@ -33,16 +33,6 @@ _LOOK_AGAIN_S = 60.0
 _READ_TIMEOUT_S = 30.0
 _LONGEST_LINE = 2_000
 Status = Literal["ok", "failed", "timeout"]
-
-
-def scheduled(settings: Settings, log: AnalyticalLog, metrics: Metrics, address: str) -> Schedule:
-    """The runs of suites; their processes reach a service that listens everywhere on this machine's own address."""
-    host, _, port = address.rpartition(":")
-    host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - it is left, not listened on
-    key = None if settings.auth is None else settings.auth.admin_key
-    secret = None if key is None else key.get_secret_value()
-    url, folder = f"http://{host}:{port}", settings.server.data_dir
-    return Schedule(settings.benchmarks, log, metrics, url=url, admin_key=secret, folder=folder)
 
 
 class Schedule:
@@ -71,6 +61,16 @@ class Schedule:
         self._clock, self._grace_s = clock, grace_s
         self._env = {name: value for name, value in os.environ.items() if name != "POINTSMAN_ADMIN_KEY"}
         self._env |= {"PYTHONUNBUFFERED": "1"} | ({} if admin_key is None else {"POINTSMAN_ADMIN_KEY": admin_key})
+
+    @classmethod
+    def of(cls, settings: Settings, log: AnalyticalLog, metrics: Metrics, address: str) -> Self:
+        """Of the settings; its processes reach a service that listens everywhere on this machine's own address."""
+        host, _, port = address.rpartition(":")
+        host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - it is left, not listened on
+        key = None if settings.auth is None else settings.auth.admin_key
+        secret = None if key is None else key.get_secret_value()
+        url, folder = f"http://{host}:{port}", settings.server.data_dir
+        return cls(settings.benchmarks, log, metrics, url=url, admin_key=secret, folder=folder)
 
     async def run(self) -> None:
         """Run what is due, until cancelled; a run under way is ended then."""

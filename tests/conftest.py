@@ -387,11 +387,10 @@ def make_learner(held_store):
 
     def make_learner(**more: Any) -> Any:
         constraints = Constraints(max_error_rate=0.2, min_accuracy=0.3, accuracy_evidence="feedback")
-        objective = Objective(quality=1.0, cost=1.0, cost_reference_usd=0.001)
         pool = Pool(
             [Arm("a", Price(1.0, 10.0)), Arm("b")],
             name="auto",
-            objective=objective,
+            objective=Objective(quality=1.0, cost=1.0, cost_reference_usd=0.001),
             constraints=constraints,
             half_life_requests=100.0,
         )

@@ -105,16 +105,16 @@ def test_randomness_is_an_argument(path):
 
 
 def test_one_place_constructs_what_lives_long():
-    """Only `serving.app` makes stores, logs, learners, desks, handlers and applications; tests may, too."""
+    """Only `serving.app` makes learners, desks, handlers and the like, and `serving.opening` the stores; tests may, too."""
     made = re.compile(
-        r"(?<![\w.])(SqliteStore|AnalyticalLog|Learner|FeedbackDesk|AdminDesk|BenchmarkDesk|Matrix|LogExport|Schedule|Handlers|Routing|Upstreams"
+        r"(?<![\w.])(SqliteStore|ValkeyStore|AnalyticalLog|Learner|FeedbackDesk|AdminDesk|BenchmarkDesk|Matrix|LogExport|Schedule|Handlers|Routing|Upstreams"
         r"|Admission)\("
     )
     makers = {
         short(path) for path in SOURCES if path.relative_to(ROOT).parts[0] == "serving" and made.search(_code(path))
     }
     # serving.simulated_log writes a simulated run as a log: no service runs there
-    assert makers <= {"serving/app.py", "serving/simulated_log.py"}
+    assert makers <= {"serving/app.py", "serving/opening.py", "serving/simulated_log.py"}
 
 
 def _code(path: Path) -> str:

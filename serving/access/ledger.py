@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from serving.access.budget_settings import BudgetEntry
     from serving.records import Record
 
-__all__ = ["Ledger", "Notice", "payer"]
+__all__ = ["Ledger", "Notice", "payer", "refused"]
 
 _SHOWN: Final = 1_000  # counters of one budget in a list, the dearest first
 _NOBODY: Final = Principal()
@@ -371,6 +371,11 @@ class Ledger:
     def _form(self, i: int) -> tuple[str, ...]:
         entry = self._entries[i]
         return entry.name, entry.scope, unit(entry), entry.per
+
+
+def refused(notice: Notice) -> bool:
+    """Whether it says that a call was refused; else it is about what is booked."""
+    return bool(notice["event"] == "refused")
 
 
 def payer(record: Record) -> Principal:
