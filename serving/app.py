@@ -1,7 +1,8 @@
 """The composition root: the only place that constructs what lives as long as the service does.
 
-Has the stores opened (`serving.opening`), rebuilds what was learned, puts the parts together, and takes them apart in the opposite order. What
-is made of settings is one generation; a reload makes another, as a restart would, and puts it in its place.
+Has the stores opened (`serving.opening`), rebuilds what was learned, puts the parts together, and takes them apart in
+the opposite order. What is made of settings is one generation; a reload makes another, as a restart would, and puts it
+in its place.
 """
 
 from __future__ import annotations
@@ -122,14 +123,13 @@ async def run(settings: Settings, source: ConfigSource, digest: str, echo: Calla
         _beside(stack, service.keep_house())
         _beside(stack, lasting.feed.run())
         around = await _around(settings, lasting.metrics, stack)
-        routes, close_feeds = handlers.routes(), lasting.feed.close
         heard = listening(
-            routes,
+            handlers.routes(),
             lasting.metrics,
             settings.server,
             life,
             around=around,
-            close_feeds=close_feeds,
+            close_feeds=lasting.feed.close,
             reuse_port=parts.told is not None,
         )
         service.address = await stack.enter_async_context(heard)

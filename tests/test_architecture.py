@@ -105,7 +105,7 @@ def test_randomness_is_an_argument(path):
 
 
 def test_one_place_constructs_what_lives_long():
-    """Only `serving.app` makes learners, desks, handlers and the like, and `serving.opening` the stores; tests may, too."""
+    """Only `serving.app` makes learners, desks, handlers and such, and `serving.opening` the stores; tests may, too."""
     made = re.compile(
         r"(?<![\w.])(SqliteStore|ValkeyStore|AnalyticalLog|Learner|FeedbackDesk|AdminDesk|BenchmarkDesk|Matrix|LogExport|Schedule|Handlers|Routing|Upstreams"
         r"|Admission)\("
