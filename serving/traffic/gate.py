@@ -108,10 +108,11 @@ class Gate:
     def passes(self, priority: int) -> bool:
         """Whether a call of that priority, which has just come, need not wait."""
         if self.pace is not None:
-            if priority >= self._highest or self._forgotten():
-                self._highest, self._highest_at = priority, self._clock()
+            now = self._clock()
+            if priority >= self._highest or now - self._highest_at > _REMEMBERED_S:
+                self._highest, self._highest_at = priority, now
             else:
-                self._yielded_at = self._clock()
+                self._yielded_at = now
         return not (self.waiting and self._first().priority >= priority) and self._room(priority)
 
     def taken(self) -> None:
