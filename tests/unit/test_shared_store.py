@@ -12,15 +12,14 @@ from serving.access.shared_ledger import SharedLedger
 from serving.access.shared_scripts import Scripts
 from serving.errors import BudgetExhausted
 from serving.store import Event, Superseded
-
-valkey_store = pytest.importorskip("serving.valkey_store")
+from serving.valkey_store import ValkeyStore
 
 
 class Worker:
     """One of several processes, without the process."""
 
     def __init__(self, url, name):
-        self.store = valkey_store.ValkeyStore(url, name=name)
+        self.store = ValkeyStore(url, name=name)
         self.ledger = SharedLedger(self.store, Scripts(self.store, 5.0), [budget(per="total")])
         self.following = asyncio.create_task(self.store.follow(0, lambda _: None))
 
