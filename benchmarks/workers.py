@@ -63,6 +63,7 @@ class _Service:
     """`workers`: its processes that serve, by index; without a store of its own there is no `valkey`."""
 
     server: Server
+    log: Path
     workers: Sequence[psutil.Process]
     valkey: psutil.Process | None = None
 
@@ -145,7 +146,7 @@ def _measured(service: _Service, concurrency: int, calls: int, *, reward: bool) 
     seen = uvloop.run(load(target, concurrency=concurrency, calls=calls))
     wall_s = time.perf_counter() - begun
     if seen.failures:
-        raise RuntimeError(f"{target.url}: {dict(seen.failures)}")
+        raise RuntimeError(f"{dict(seen.failures)}: {service.log.read_text()[-2_000:]}")
     time.sleep(_SETTLED_S)
     cpu_then, parent_then, valkey_then = service.cpu_s()
     return Round(
@@ -171,8 +172,9 @@ def _service(folder: Path, upstream: str, count: int, checkout: Path | None = No
         path = place / "config.yaml"
         path.write_text(yaml.safe_dump(settings))
         command = ["-m", "serving", "serve", "-c", str(path), *more]
-        server = stack.enter_context(started(command, log=place / "log.txt", folder=checkout))
-        yield _Service(server, _workers(server), valkey)
+        log = place / "log.txt"
+        server = stack.enter_context(started(command, log=log, folder=checkout))
+        yield _Service(server, log, _workers(server), valkey)
 
 
 @contextlib.contextmanager

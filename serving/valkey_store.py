@@ -70,7 +70,7 @@ class ValkeyStore:
         self._loop = asyncio.get_running_loop()
         self._link = ValkeyLink(url, name, retry_s)
         self.client = self._link.client
-        self._commit_script = self._link.script(self._link.committer, COMMIT)
+        self._commit_script = self._link.committer.script(COMMIT, self._link.key("log"))
         self._find_script = self._link.script(self._link.finder, FIND)
         self._snapshot_script = self._link.script(self._link.reader, SNAPSHOT)
         self._without_script = self._link.script(self._link.reader, WITHOUT)
@@ -213,10 +213,10 @@ class ValkeyStore:
             raise self._failure("following", self._error)
 
     async def _follow(self, last: int, foreign: Callable[[Event], None]) -> None:
-        key = self._link.key("events")
+        read = ("XREAD", "COUNT", _FOLLOW_EVENTS, "BLOCK", _FOLLOW_BLOCK_MS, "STREAMS", self._link.key("events"))
 
         async def further() -> Any:
-            return await self._link.follower.xread({key: f"{last}-0"}, count=_FOLLOW_EVENTS, block=_FOLLOW_BLOCK_MS)
+            return await self._link.follower.ask(*read, f"{last}-0")
 
         while True:
             try:
@@ -248,7 +248,7 @@ class ValkeyStore:
         """That nothing comes may also be for the log's being another: then all is lost that was learned here."""
         with suppress(*self._link.failed):  # the next read meets that trouble, too
             async with asyncio.timeout(1.0):
-                log_id, position = await self._link.follower.hmget(self._link.key("log"), ["id", "position"])
+                log_id, position = await self._link.follower.ask("HMGET", self._link.key("log"), "id", "position")
             if log_id != self._link.log_id or int(position) < self._calls.known:
                 self._fail(StoreError("the server lost events that were acknowledged"))
 

@@ -6,15 +6,14 @@ Each is one script, and its answer or error is its own. It knows nothing of what
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-import libvalkey
 from valkey.exceptions import NoScriptError, ResponseError, ValkeyError
+
+from serving.valkey_line import Line, packed, sha_of
 
 __all__ = ["LOST", "Answer", "Questions", "QuestionsFull"]
 
@@ -60,9 +59,7 @@ class Questions:
     """
 
     def __init__(self, client: Any, timeout_s: float, limit: int) -> None:
-        pool = client.connection_pool
-        # A limit of the client's own would start a task for every command.
-        self._connection = pool.connection_class(**pool.connection_kwargs | {"socket_timeout": None})
+        self._line = Line(client)
         self._timeout_s, self._limit = timeout_s, limit
         self._loop = asyncio.get_running_loop()
         self._names: dict[str, str] = {}  # by which the server knows a script
@@ -84,16 +81,15 @@ class Questions:
         """Let what was asked end, and give the connection up; another question makes it anew."""
         while self._sending is not None:
             await asyncio.wait([self._sending])
-        await self._drop()
+        await self._line.drop()
 
     def _put(self, script: str, arguments: tuple[str | int | float, ...], answer: Answer | None) -> None:
         if len(self._waiting) >= self._limit:
             raise QuestionsFull(f"{self._limit} questions wait for the server")
         name = self._names.get(script)
         if name is None:
-            name = self._names[script] = hashlib.sha1(script.encode()).hexdigest()  # noqa: S324 - the server's
-        packed = libvalkey.pack_command(("EVALSHA", name, *arguments))
-        self._waiting.append(_Question(script, arguments, packed, answer))
+            name = self._names[script] = sha_of(script)
+        self._waiting.append(_Question(script, arguments, packed("EVALSHA", name, *arguments), answer))
         if self._sending is None:  # the task begins in the next turn of the loop, with all that this one asks
             self._sending = asyncio.create_task(self._send())
 
@@ -111,40 +107,27 @@ class Questions:
     async def _together(self, questions: Sequence[_Question]) -> None:
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._look()
+                if self._loop.time() - self._used_at >= _IDLE_S:
+                    await self._line.look()
                 unknown = await self._exchange(questions, [question.packed for question in questions])
                 if unknown:  # the first time, or the server was started anew or made to forget
-                    texts = [libvalkey.pack_command(("EVAL", each.script, *each.arguments)) for each in unknown]
+                    texts = [packed("EVAL", each.script, *each.arguments) for each in unknown]
                     await self._exchange(unknown, texts)
         except LOST as error:
-            await self._drop()
+            await self._line.drop()
             for question in questions:
                 question.end(error)
         self._used_at = self._loop.time()
 
-    async def _exchange(self, questions: Sequence[_Question], packed: Sequence[bytes]) -> list[_Question]:
+    async def _exchange(self, questions: Sequence[_Question], commands: Sequence[bytes]) -> list[_Question]:
         """Send them, and end each that is answered; returns those whose script the server does not know."""
         unknown: list[_Question] = []
-        await self._connection.send_packed_command(b"".join(packed))
+        await self._line.send(b"".join(commands))
         for question in questions:
             try:
-                question.end(await self._connection.read_response())
+                question.end(await self._line.answer())
             except NoScriptError:
                 unknown.append(question)
             except ResponseError as error:
                 question.end(error)
         return unknown
-
-    async def _look(self) -> None:
-        if not self._connection.is_connected or self._loop.time() - self._used_at < _IDLE_S:
-            return
-        try:
-            stale = await self._connection.can_read_destructive()
-        except LOST:
-            stale = True
-        if stale:  # closed, or something that nobody asked for
-            await self._drop()
-
-    async def _drop(self) -> None:
-        with suppress(*LOST):
-            await self._connection.disconnect(nowait=True)
