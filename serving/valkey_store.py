@@ -246,10 +246,11 @@ class ValkeyStore:
 
     async def _check_log(self) -> None:
         """That nothing comes may also be for the log's being another: then all is lost that was learned here."""
+        known = self._calls.known  # before it is asked: commits are answered meanwhile
         with suppress(*self._link.failed):  # the next read meets that trouble, too
             async with asyncio.timeout(1.0):
                 log_id, position = await self._link.follower.ask("HMGET", self._link.key("log"), "id", "position")
-            if log_id != self._link.log_id or int(position) < self._calls.known:
+            if log_id != self._link.log_id or int(position) < known:
                 self._fail(StoreError("the server lost events that were acknowledged"))
 
     # Committing: one batch at a time, since the next may have to name what this one left.
