@@ -6,8 +6,9 @@
 Each service has everything on (`benchmarks.gateway_arms.config`), each but the first a valkey-server of its own
 (append-only file, `appendfsync everysec`), and all one upstream without latency. Loads with and without a reward each;
 who comes first changes from round to round. On a machine whose cores are fewer than the processes, calls a second say
-little: what CPU a call costs in which process does, and what follows from it is named a projection. `--before` adds the
-same workers of another checkout.
+little: what CPU a call costs in which process does, and what follows from it is named a projection. What others' calls
+cost a worker is measured in a process more on the first such service's store: it gets no calls, and fills no log.
+`--before` adds the same workers of another checkout.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ _COLUMNS = (
 )
 _SETTLED_S = 0.5  # until all workers have folded what the others took
 _START_S = 20.0
+_NEVER_S = 3_600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +68,16 @@ class _Service:
     log: Path
     workers: Sequence[psutil.Process]
     valkey: psutil.Process | None = None
+    listener: Server | None = None
 
-    def cpu_s(self) -> tuple[list[float], float, float]:
-        """Of each worker, the parent and valkey-server."""
+    def cpu_s(self) -> tuple[list[float], float, float, float]:
+        """Of each worker, the parent, valkey-server and the listener."""
         alone = self.workers[0].pid == self.server.process.pid
         return (
             [_cpu_s(worker) for worker in self.workers],
             0.0 if alone else _cpu_s(self.server.process),
             0.0 if self.valkey is None else _cpu_s(self.valkey),
+            0.0 if self.listener is None else _cpu_s(self.listener.process),
         )
 
     def rss_mb(self) -> dict[str, float]:
@@ -103,7 +107,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         upstream = stack.enter_context(started(["-m", "benchmarks.servers", "upstream"]))
         services = {_ONE: stack.enter_context(_service(folder, upstream.url, 0))}
         for count in options.workers:
-            services[f"workers: {count}"] = stack.enter_context(_service(folder, upstream.url, count))
+            first = count == options.workers[0]
+            services[f"workers: {count}"] = stack.enter_context(_service(folder, upstream.url, count, listened=first))
             if options.before is not None:
                 before = _service(folder, upstream.url, count, options.before)
                 services[f"workers: {count}, before"] = stack.enter_context(before)
@@ -128,19 +133,24 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def _said(rounds: Mapping[str, Sequence[Round]]) -> dict[str, Any]:
     one_us = figures(rounds[_ONE])["cpu_us_per_call"]
-    said = {name: figures(found, None if name == _ONE else one_us) for name, found in rounds.items()}
+    others_us = max(statistics.median(r.listener_s / r.total * 1e6 for r in found) for found in rounds.values())
+    said = {name: figures(found, None if name == _ONE else one_us, others_us) for name, found in rounds.items()}
     for name, found in rounds.items():  # of neighbours, which the machine disturbs alike
         over = [
             (sum(r.cpu_s) + r.parent_s) / r.total / (sum(one.cpu_s) / one.total)
             for r, one in zip(found, rounds[_ONE], strict=True)
         ]
         said[name]["cpu_over_one_process"] = round(statistics.median(over), 2)
-    return {"figures": said, "rounds": {name: [r.shown() for r in found] for name, found in rounds.items()}}
+    return {
+        "others_us_per_call": round(others_us, 1),
+        "figures": said,
+        "rounds": {name: [r.shown() for r in found] for name, found in rounds.items()},
+    }
 
 
 def _measured(service: _Service, concurrency: int, calls: int, *, reward: bool) -> Round:
     """One load; raises RuntimeError where a call failed."""
-    taken, (cpu, parent, valkey) = service.calls(), service.cpu_s()
+    taken, before = service.calls(), service.cpu_s()
     begun = time.perf_counter()
     target = Target(service.server.url, "auto", reward=reward)
     seen = uvloop.run(load(target, concurrency=concurrency, calls=calls))
@@ -148,18 +158,19 @@ def _measured(service: _Service, concurrency: int, calls: int, *, reward: bool) 
     if seen.failures:
         raise RuntimeError(f"{dict(seen.failures)}: {service.log.read_text()[-2_000:]}")
     time.sleep(_SETTLED_S)
-    cpu_then, parent_then, valkey_then = service.cpu_s()
+    after = service.cpu_s()
     return Round(
         round(wall_s, 3),
-        [then - before for then, before in zip(service.calls(), taken, strict=True)],
-        [round(then - before, 2) for then, before in zip(cpu_then, cpu, strict=True)],
-        round(parent_then - parent, 2),
-        round(valkey_then - valkey, 2),
+        [then - once for then, once in zip(service.calls(), taken, strict=True)],
+        [round(then - once, 2) for then, once in zip(after[0], before[0], strict=True)],
+        *(round(then - once, 2) for then, once in zip(after[1:], before[1:], strict=True)),
     )
 
 
 @contextlib.contextmanager
-def _service(folder: Path, upstream: str, count: int, checkout: Path | None = None) -> Iterator[_Service]:
+def _service(
+    folder: Path, upstream: str, count: int, checkout: Path | None = None, *, listened: bool = False
+) -> Iterator[_Service]:
     """`count` workers over a valkey-server, or for 0 one process on SQLite."""
     place = folder / f"{count}{'' if checkout is None else 'b'}"
     place.mkdir()
@@ -174,7 +185,13 @@ def _service(folder: Path, upstream: str, count: int, checkout: Path | None = No
         command = ["-m", "serving", "serve", "-c", str(path), *more]
         log = place / "log.txt"
         server = stack.enter_context(started(command, log=log, folder=checkout))
-        yield _Service(server, log, _workers(server), valkey)
+        listener = None
+        if listened:
+            alone = settings | {"server": {"port": 0, "data_dir": str(place / "other")}}
+            other = place / "other.yaml"
+            other.write_text(yaml.safe_dump(alone | {"log": {"flush_interval_s": _NEVER_S}}))
+            listener = stack.enter_context(started(["-m", "serving", "serve", "-c", str(other)]))
+        yield _Service(server, log, _workers(server), valkey, listener)
 
 
 @contextlib.contextmanager

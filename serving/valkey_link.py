@@ -28,8 +28,8 @@ class ValkeyLink:
     """Checked clients of the server at `url`, for keys that begin with `{name}:`; opening blocks for milliseconds.
 
     `client`, `committer` and `follower` are for the event loop: who uses them sets the time, as `insist` does. `reader`
-    is for any thread, `finder` for questions asked on the event loop. `retry_s`: how long a server that does not answer is asked again.
-    Raises StoreUnusable.
+    is for any thread, `finder` for questions asked on the event loop. `retry_s`: how long a server that does not answer
+    is asked again. Raises StoreUnusable.
     """
 
     def __init__(self, url: str, name: str, retry_s: float) -> None:
