@@ -27,9 +27,9 @@ _RETRY_PAUSE_S = 0.05
 class ValkeyLink:
     """Checked clients of the server at `url`, for keys that begin with `{name}:`; opening blocks for milliseconds.
 
-    `client` is for the event loop: whoever uses it sets the time, as `insist` does. `reader` is for any thread,
-    `finder` for questions asked on the event loop. `retry_s`: how long a server that does not answer is asked again.
-    Raises StoreUnusable.
+    `client`, `committer` and `follower` are for the event loop: who uses them sets the time, as `insist` does. `reader`
+    is for any thread, `finder` for questions asked on the event loop. `retry_s`: how long a server that does not answer
+    is asked again. Raises StoreUnusable.
     """
 
     def __init__(self, url: str, name: str, retry_s: float) -> None:
@@ -42,14 +42,13 @@ class ValkeyLink:
             from valkey.exceptions import TimeoutError as Late
             from valkey.exceptions import ValkeyError
             from valkey.retry import Retry
+
+            from serving.valkey_line import Line
         except ImportError as error:
             raise StoreUnusable(self.where, "the package valkey is missing: install pointsman[valkey]") from error
         self.lost: tuple[type[Exception], ...] = (Unreachable, Late, OSError)
         self.failed: tuple[type[Exception], ...] = (ValkeyError, OSError)
         self._attempt_s = retry_s / 2  # so there are two attempts
-        # On the event loop `insist` sets the time: the client's own limit starts a task for every command, and in it a
-        # cancellation can get lost. One connection each: a pool looks at a connection before every use.
-        single: dict[str, Any] = {"socket_connect_timeout": self._attempt_s, "single_connection_client": True}
         timeouts: dict[str, Any] = {"socket_timeout": self._attempt_s, "socket_connect_timeout": self._attempt_s}
         again = {"retry": Retry(ConstantBackoff(_RETRY_PAUSE_S), int(retry_s / _RETRY_PAUSE_S))}
         again_at_once = {"retry": Retry(NoBackoff(), 1), "socket_timeout": _FIND_TIMEOUT_S}
@@ -57,12 +56,10 @@ class ValkeyLink:
             self.client: valkey.asyncio.Valkey = valkey.asyncio.Valkey.from_url(
                 url, socket_connect_timeout=self._attempt_s
             )
-            self.committer = valkey.asyncio.Valkey.from_url(url, **single)
-            self.follower = valkey.asyncio.Valkey.from_url(url, **single)
+            self.committer, self.follower = Line(self.client), Line(self.client)
             self.reader = valkey.Valkey.from_url(url, **timeouts | again, retry_on_error=list(self.lost))
             self.finder = valkey.Valkey.from_url(url, **timeouts | again_at_once, retry_on_error=list(self.lost))
             self.reader.set_response_callback("XRANGE", _as_it_came)  # a dictionary for every event costs more than it
-            self.follower.set_response_callback("XREAD", _as_it_came)
             self.log_id, self.position = self._opened()
         except ValueError:  # its text may quote the address
             raise StoreUnusable(self.where, "its address is none: valkey://user:password@host:6379/0") from None
@@ -95,8 +92,9 @@ class ValkeyLink:
         """Give all connections up."""
         self.finder.close()
         self.reader.close()
-        for client in (self.client, self.committer, self.follower):
-            await client.aclose()
+        for line in (self.committer, self.follower):
+            await line.drop()
+        await self.client.aclose()
 
     def _opened(self) -> tuple[bytes, int]:
         info: dict[str, Any] = self.reader.info()  # type: ignore[assignment]

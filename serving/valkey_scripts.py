@@ -56,7 +56,7 @@ return redis.call('HMGET', log, 'version', 'id', 'position')
 """
 )
 
-# ARGV: id of the log, position known, writer, number of the batch, seconds an idle counter is kept; then operations:
+# ARGV: id of the log, position known, writer, number of the batch; then operations:
 #   e call events, and for each: letter decision ts payload nth     c counter part amount expires_at
 #   s seq payload     m topic message     r before_ts up_to_seq limit
 # Returns "position|refused calls|events deleted by each r". A batch that was seen is answered as it was then.
@@ -130,7 +130,7 @@ local function prune(before_ts, up_to_seq, limit)
   return deleted
 end
 
-local i, refused, was_refused, deleted = 6, {{}}, {{}}, {{}}
+local i, refused, was_refused, deleted = 5, {{}}, {{}}, {{}}
 while i <= #ARGV do
   local step = ARGV[i]
   if step == 'e' then

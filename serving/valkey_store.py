@@ -26,7 +26,6 @@ __all__ = ["ValkeyStore"]
 _KINDS: dict[bytes, Kind] = {letter: kind for kind, letter in LETTERS.items()}
 _TASK_LIMIT = 16  # snapshots and prunings waiting; each is one caller's, who waits for it
 _MESSAGE_LIMIT = 1000  # messages waiting; nobody waits for one, and what is too much is dropped
-_COUNTER_KEPT_S = 40 * 86_400  # a counter nobody adds to; longer than a month, the longest window but "never"
 _FOLLOW_EVENTS = 500  # at once, between which the loop gets to other things
 _FOLLOW_BLOCK_MS = 500
 
@@ -70,7 +69,7 @@ class ValkeyStore:
         self._loop = asyncio.get_running_loop()
         self._link = ValkeyLink(url, name, retry_s)
         self.client = self._link.client
-        self._commit_script = self._link.script(self._link.committer, COMMIT)
+        self._commit_script = self._link.committer.script(COMMIT, self._link.key("log"))
         self._find_script = self._link.script(self._link.finder, FIND)
         self._snapshot_script = self._link.script(self._link.reader, SNAPSHOT)
         self._without_script = self._link.script(self._link.reader, WITHOUT)
@@ -213,10 +212,10 @@ class ValkeyStore:
             raise self._failure("following", self._error)
 
     async def _follow(self, last: int, foreign: Callable[[Event], None]) -> None:
-        key = self._link.key("events")
+        read = ("XREAD", "COUNT", _FOLLOW_EVENTS, "BLOCK", _FOLLOW_BLOCK_MS, "STREAMS", self._link.key("events"))
 
         async def further() -> Any:
-            return await self._link.follower.xread({key: f"{last}-0"}, count=_FOLLOW_EVENTS, block=_FOLLOW_BLOCK_MS)
+            return await self._link.follower.ask(*read, f"{last}-0")
 
         while True:
             try:
@@ -246,10 +245,11 @@ class ValkeyStore:
 
     async def _check_log(self) -> None:
         """That nothing comes may also be for the log's being another: then all is lost that was learned here."""
+        known = self._calls.known  # before it is asked: commits are answered meanwhile
         with suppress(*self._link.failed):  # the next read meets that trouble, too
             async with asyncio.timeout(1.0):
-                log_id, position = await self._link.follower.hmget(self._link.key("log"), ["id", "position"])
-            if log_id != self._link.log_id or int(position) < self._calls.known:
+                log_id, position = await self._link.follower.ask("HMGET", self._link.key("log"), "id", "position")
+            if log_id != self._link.log_id or int(position) < known:
                 self._fail(StoreError("the server lost events that were acknowledged"))
 
     # Committing: one batch at a time, since the next may have to name what this one left.
@@ -326,7 +326,7 @@ class ValkeyStore:
         try:
             if batch.arguments:
                 self._last_batch += 1
-                head = [self._link.log_id, self._calls.known, self.writer, self._last_batch, _COUNTER_KEPT_S]
+                head = [self._link.log_id, self._calls.known, self.writer, self._last_batch]
                 # An unanswered batch is sent again: the script takes none twice.
                 answer = await self._link.insist(lambda: self._commit_script([*head, *batch.arguments]))
                 self._finish(batch, answer.decode())

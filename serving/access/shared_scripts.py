@@ -14,18 +14,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final, Protocol
 
-from valkey.exceptions import ValkeyError
-
+from serving.access.shared_questions import LOST, Questions, QuestionsFull
 from serving.errors import Unavailable
 from serving.store import Tally
 
 __all__ = ["GIVE", "HOLD", "SUMS", "TAKE", "UNDO", "Scripts", "SharedCounts"]
 
 _log = logging.getLogger("pointsman.shared")
-_AT_ONCE: Final = 16  # connections at most; who waits for one does so within the same bound
-_MOST_SOON: Final = 10_000
+_MOST_WAITING: Final = 10_000
 
 # KEYS: known, hold, then of each counter: spent, held. ARGV: prefix, writer, then of each counter: limit, amount, what
 # was spent as far as the caller knows, unix time at which `spent` expires.
@@ -185,39 +184,27 @@ class Scripts:
     def __init__(self, store: SharedCounts, timeout_s: float) -> None:
         self._store, self.timeout_s = store, timeout_s
         self.prefix = f"{{{store.name}}}:"
-        self._scripts: dict[str, Any] = {}
-        self._places = asyncio.Semaphore(_AT_ONCE)
-        self._soon: set[asyncio.Task[None]] = set()
+        self._questions = Questions(store.client, timeout_s, _MOST_WAITING)
 
     async def run(self, script: str, keys: Sequence[str], args: Sequence[str | int | float]) -> Any:
         """What it returns; raises Unavailable, and then it may have been done all the same."""
         if not self._store.healthy:
             raise Unavailable("the operational store has failed; the service takes no calls until it is restarted")
-        known = self._scripts.get(script)
-        if known is None:
-            known = self._scripts[script] = self._store.client.register_script(script)
         try:
-            async with asyncio.timeout(self.timeout_s), self._places:
-                return await known([self.prefix + key for key in keys], args)
-        except (ValkeyError, OSError, TimeoutError) as error:
+            async with asyncio.timeout(self.timeout_s):
+                return await self._questions.ask(script, [self.prefix + key for key in keys], args)
+        except LOST as error:
             _log.warning("what workers count together cannot be asked: %s", type(error).__name__)
             raise Unavailable(
                 f"what all workers have spent is not known: the store did not answer within {self.timeout_s:g} s"
             ) from None
 
     def soon(self, script: str, keys: Sequence[str], args: Sequence[str | int | float]) -> None:
-        """Run it in the background, for what may be lost."""
-        if len(self._soon) < _MOST_SOON:
-            task = asyncio.create_task(self._quietly(script, keys, args))
-            self._soon.add(task)
-            task.add_done_callback(self._soon.discard)
+        """Run it without waiting, for what may be lost."""
+        if self._store.healthy:
+            with suppress(QuestionsFull):
+                self._questions.tell(script, [self.prefix + key for key in keys], args)
 
     async def close(self) -> None:
         """Let what was begun end."""
-        await asyncio.gather(*self._soon)
-
-    async def _quietly(self, script: str, keys: Sequence[str], args: Sequence[str | int | float]) -> None:
-        try:
-            await self.run(script, keys, args)
-        except Unavailable:
-            return
+        await self._questions.close()

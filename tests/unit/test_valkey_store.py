@@ -110,6 +110,25 @@ async def test_of_an_append_all_events_are_taken_or_none(join):
     assert [e.decision_id for e in member.store.read(0, 10)] == ["a-0", "c-0", "c-1", "d", "d"]
 
 
+async def test_what_is_committed_while_the_log_is_looked_at_is_not_taken_for_lost(join, monkeypatch):
+    member = join()
+    await member.append(events("a", 1))
+    link, follower = member.store._link, member.store._link.follower
+
+    class Late:
+        async def ask(self, *command):
+            if command[0] == "XREAD":
+                return await follower.ask(*command)
+            answer = await link.committer.ask(*command)
+            await member.append(events("b", 1))
+            return answer
+
+    monkeypatch.setattr(link, "follower", Late())
+    await member.store._check_log()
+    monkeypatch.undo()
+    assert (member.store.healthy, member.store.position) == (True, 2)
+
+
 async def test_counters_go_with_what_is_appended_in_the_same_turn(join, valkey_server, tmp_path):
     member, client = join(), valkey_server.client()
     member.store.count([("team/a", "spent", 5, 4e9), ("team/a", "held:w", 2**53, 4e9)])
