@@ -57,10 +57,12 @@ class Crew:
                         found[int(told[1])] = int(folder.name)
         return found
 
-    async def kill(self, index: int) -> None:
-        """End a worker as a power cut would, and return once another serves in its place."""
+    async def kill(self, index: int, *, wait: bool = True) -> None:
+        """End a worker as a power cut would, and return once another serves in its place, or at once."""
         before = self.pids()[index]
         os.kill(before, signal.SIGKILL)
+        if not wait:
+            return
         await eventually(lambda: self.pids().get(index, before) != before, WAIT_S)
         await self.all_up()
 
