@@ -23,6 +23,7 @@ from bandit.pool import Change, DriftReset, Pool
 from bandit.snapshot import dumps, loads
 from bandit.steering import UNSTEERED, Steer
 from bandit.types import Decision, Feedback, Outcome, Prompt, RequestLimits
+from serving.due import Due, Proposal
 from serving.errors import InvalidRequest, LimitsNotMet, NothingFeasible, Unavailable
 from serving.folds import ChangeRow, Fold
 from serving.imputation import is_imputed
@@ -48,7 +49,6 @@ __all__ = ["Learner"]
 
 _log = logging.getLogger("pointsman.learner")
 _REPLAY_BATCH = 5_000
-_Key = tuple[Any, ...]
 
 
 class Learner:
@@ -82,7 +82,8 @@ class Learner:
         self._booked = booked or (lambda _record, _outcome: None)
         # By pool: (ts, seq) of the last outcome whose missing feedback has been dealt with (`serving.imputation`).
         self.awaited: dict[str, tuple[float, int]] = {}
-        self._proposed: set[_Key] = set()
+        self._proposed: set[tuple[Any, ...]] = set()
+        self._due = Due()
         self._recovered_to = 0
         self._snapshot_at, self._snapshot_ts = 0, 0.0
         roster = roster or Roster((), {name: pool.names for name, pool in pools.items()}, {})
@@ -217,7 +218,7 @@ class Learner:
 
     def note_change(self, rows: Sequence[ChangeRow]) -> None:
         """As `change`, of what a part proposed; nobody waits for it."""
-        self._propose([(None, change_event(row)) for row in rows], "changed")
+        self._propose([(None, change_event(row)) for row in rows])
 
     def record(self, events: Sequence[Event]) -> asyncio.Future[None]:
         """Log events of no decision, all or none, and act on them; the future resolves once they are durable.
@@ -248,10 +249,16 @@ class Learner:
         start = position
         while events := self._store.read(position, _REPLAY_BATCH):
             for event in events:
-                self._read(event)
+                self._due.add(_proposals(self._read(event)), event.ts)
             position = events[-1].seq
         self._recovered_to = position
         return position - start
+
+    def lead(self, leads: bool) -> None:
+        """Log from now on what events call for, also what they did while nobody led; or no more."""
+        begins, self.leads = leads and not self.leads, leads
+        if begins:
+            self._propose(self._due.taken(time.time()))
 
     async def follow(self, store: SharedStore) -> None:
         """Act on all that is logged from where `recover` ended, by whichever process; until cancelled.
@@ -271,6 +278,7 @@ class Learner:
         return seq
 
     def _read(self, event: Event) -> Called:
+        self._due.logged(event)
         try:
             return self._learned.place(event)
         except (ValueError, LookupError, TypeError) as error:
@@ -298,14 +306,14 @@ class Learner:
 
     def _follow_up(self, called: Called) -> None:
         """Log what an event calls for, if that is this process's to do."""
+        proposals = _proposals(called)
         if not self.leads:
+            self._due.add(proposals, time.time())
             return
-        for pool, changes in called.changes:
-            self._propose([_of_standing(pool, change) for change in changes], "standing changed")
-        self._propose([_of_part(row) for row in called.rows], "changed")
+        self._propose(proposals)
         self._snapshot_if_due()
 
-    def _propose(self, events: Sequence[tuple[_Key | None, Event]], told: str) -> None:
+    def _propose(self, events: Sequence[Proposal]) -> None:
         """Log events that an event calls for, but none again that has been logged and waits for its place."""
         fresh = [(key, event) for key, event in events if key is None or key not in self._proposed]
         if not fresh:
@@ -317,6 +325,7 @@ class Learner:
             self._place(made)
 
         for event in made:
+            told = "standing changed" if event.kind == "filter_event" else "changed"
             _log.info("%s: %s", told, event.payload.decode())
         self._proposed |= keys
         self._store.append_nowait(made, placed)
@@ -333,12 +342,17 @@ class Learner:
                 _log.error("snapshot not taken: %s", error)
 
 
-def _of_standing(pool: Pool, change: Change) -> tuple[_Key | None, Event]:
+def _proposals(called: Called) -> list[Proposal]:
+    standing = [_of_standing(pool, change) for pool, changes in called.changes for change in changes]
+    return standing + [_of_part(row) for row in called.rows]
+
+
+def _of_standing(pool: Pool, change: Change) -> Proposal:
     event = filter_event(pool.name, pool.names, change)
     return (pool.name, change.arm, change.head) if isinstance(change, DriftReset) else None, event
 
 
-def _of_part(row: ChangeRow) -> tuple[_Key | None, Event]:
+def _of_part(row: ChangeRow) -> Proposal:
     return None if row["pool"] is None else (row["subject"], row["what"], row["pool"]), change_event(row)
 
 

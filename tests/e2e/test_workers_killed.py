@@ -34,7 +34,8 @@ def config(scripted):
         "log": {"flush_interval_s": 0.1},
         "failures": {"retries": {"burst": 1000}},
         "models": [
-            scripted.model(name, breaker={"enabled": False}, timeout_s=20) for name in ("base", "fresh", "dying", "slow")
+            scripted.model(name, breaker={"enabled": False}, timeout_s=20)
+            for name in ("base", "fresh", "dying", "slow")
         ],
         "pools": [
             {

@@ -73,9 +73,7 @@ class Callers:
         timeout = aiohttp.ClientTimeout(total=25)
         while not self._stop.is_set():
             try:
-                async with aiohttp.ClientSession(
-                    headers={"Authorization": f"Bearer {KEY}"}, timeout=timeout
-                ) as http:
+                async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {KEY}"}, timeout=timeout) as http:
                     await self._call(http)
             except aiohttp.ClientError:
                 self.lost += 1
