@@ -76,7 +76,7 @@ class Learner:
         self.ids = DecisionIds()
         self.leads = True
         self.heard: dict[str, Callable[[ChangeRow], None]] = {}
-        self._learned = Learned(store.find, witness, recent=cache_decisions)
+        self._learned = Learned(store.find, witness, recent=cache_decisions, placed=lambda: store.placed_position)
         self._generators: dict[str, np.random.Generator] = {}
         self._store, self._metrics = store, metrics
         self._booked = booked or (lambda _record, _outcome: None)
@@ -201,11 +201,12 @@ class Learner:
         """
 
         def placed() -> None:
-            first = feedback.revises is None or is_imputed(record.feedback)
-            called = self._learned.graded(record, feedback)
-            asked = record.decision.mode != "cached"  # else it is an answer of another decision, graded there
+            then = self._learned.in_order(record)
+            first = feedback.revises is None or is_imputed(then.feedback)
+            called = self._learned.graded(then, feedback)
+            asked = then.decision.mode != "cached"  # else it is an answer of another decision, graded there
             if feedback.quality is not None and first and asked and not is_imputed(feedback):
-                self._metrics.graded(record, feedback.quality)
+                self._metrics.graded(then, feedback.quality)
             self._follow_up(called)
 
         self._check_healthy()
@@ -294,6 +295,7 @@ class Learner:
                 hear(row)
 
     def _attempted(self, record: Record, outcome: Outcome) -> None:
+        record = self._learned.in_order(record)
         self._metrics.calls.attempt(record.decision.pool, record.decision.mode, outcome)
         self._learned.remember(
             record
