@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from serving.benchmark_settings import BenchmarkSettings
 from serving.settings import ConfigError, ModelSettings, PoolSettings, Problem, Settings
+from serving.valkey_link import without_credentials
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
@@ -105,7 +106,10 @@ def _service_rows(settings: Settings) -> Iterator[Row]:
     yield "feedback", f"accepted for {_duration(server.feedback_horizon_s)}"
     drain = f"unready for {server.drain_s:g} s, then " if server.drain_s else ""
     yield "shutdown", f"{drain}calls under way get {server.shutdown_grace_s:g} s"
-    yield "store", f"synchronous {store.synchronous}, up to {store.queue_limit:,} events waiting"
+    kept = f"synchronous {store.synchronous}"
+    if store.url is not None:
+        kept = f"{without_credentials(store.url.get_secret_value())}, as {store.name}"
+    yield "store", f"{kept}, up to {store.queue_limit:,} events waiting"
     yield "snapshots", f"every {store.snapshot_every_events:,} events, {store.cache_decisions:,} decisions in memory"
     tracing, lines = settings.tracing, settings.logging
     yield "log lines", f"{lines.format}, from {lines.level} on" + (", every request" if lines.access else "")

@@ -42,17 +42,23 @@ class Called:
 class Learned:
     """`find` looks a decision's events up; `witness` is told of events that are no decision's.
 
-    `recent`: so many decisions stay in memory, for what is to come of them.
+    `recent`: so many decisions stay in memory, for what is to come of them. `placed`: the seq up to which the log's
+    order is known here; what `find` gives may be ahead of it.
     """
 
     def __init__(
-        self, find: Callable[[str], list[Event]], witness: Callable[[Event], None] | None, *, recent: int
+        self,
+        find: Callable[[str], list[Event]],
+        witness: Callable[[Event], None] | None,
+        *,
+        recent: int,
+        placed: Callable[[], int],
     ) -> None:
         self.pools: dict[str, Pool] = {}
         self.roster = Roster((), {}, {})
         self.folds: dict[str, Fold] = {}
         self.recent = recent
-        self._find, self._witness = find, witness or (lambda _: None)
+        self._find, self._witness, self._placed = find, witness or (lambda _: None), placed
         self._recent: OrderedDict[str, Record] = OrderedDict()
         # Records somebody holds, such as a call under way: there must never be two of one decision.
         self._alive: WeakValueDictionary[str, Record] = WeakValueDictionary()
@@ -81,11 +87,18 @@ class Learned:
             recent.popitem(last=False)
 
     def known(self, decision_id: str) -> Record | None:
-        """A decision, from memory or else from the store."""
+        """A decision, from memory or else from the store: then it may know of events that have no place here yet."""
         record = self._recent.get(decision_id) or self._alive.get(decision_id)
-        if record is None and (record := record_from(self._find(decision_id))) is not None:
-            self.remember(record)
+        if record is None and (record := record_from(events := self._find(decision_id))) is not None:
+            # One that is ahead must not be what events are placed on: elsewhere they find what the log had before them.
+            if events[-1].seq <= self._placed():
+                self.remember(record)
         return record
+
+    def in_order(self, record: Record) -> Record:
+        """The decision as the events that have their place left it, of one that `known` gave."""
+        decision_id = record.decision.decision_id
+        return self._recent.get(decision_id) or self._alive.get(decision_id) or record
 
     def _before(self, event: Event) -> Record | None:
         """The decision as it was just before `event`."""

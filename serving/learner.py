@@ -23,6 +23,7 @@ from bandit.pool import Change, DriftReset, Pool
 from bandit.snapshot import dumps, loads
 from bandit.steering import UNSTEERED, Steer
 from bandit.types import Decision, Feedback, Outcome, Prompt, RequestLimits
+from serving.due import Due, Proposal
 from serving.errors import InvalidRequest, LimitsNotMet, NothingFeasible, Unavailable
 from serving.folds import ChangeRow, Fold
 from serving.imputation import is_imputed
@@ -48,7 +49,6 @@ __all__ = ["Learner"]
 
 _log = logging.getLogger("pointsman.learner")
 _REPLAY_BATCH = 5_000
-_Key = tuple[Any, ...]
 
 
 class Learner:
@@ -76,13 +76,14 @@ class Learner:
         self.ids = DecisionIds()
         self.leads = True
         self.heard: dict[str, Callable[[ChangeRow], None]] = {}
-        self._learned = Learned(store.find, witness, recent=cache_decisions)
+        self._learned = Learned(store.find, witness, recent=cache_decisions, placed=lambda: store.placed_position)
         self._generators: dict[str, np.random.Generator] = {}
         self._store, self._metrics = store, metrics
         self._booked = booked or (lambda _record, _outcome: None)
         # By pool: (ts, seq) of the last outcome whose missing feedback has been dealt with (`serving.imputation`).
         self.awaited: dict[str, tuple[float, int]] = {}
-        self._proposed: set[_Key] = set()
+        self._proposed: set[tuple[Any, ...]] = set()
+        self._due = Due()
         self._recovered_to = 0
         self._snapshot_at, self._snapshot_ts = 0, 0.0
         roster = roster or Roster((), {name: pool.names for name, pool in pools.items()}, {})
@@ -200,11 +201,12 @@ class Learner:
         """
 
         def placed() -> None:
-            first = feedback.revises is None or is_imputed(record.feedback)
-            called = self._learned.graded(record, feedback)
-            asked = record.decision.mode != "cached"  # else it is an answer of another decision, graded there
+            then = self._learned.in_order(record)
+            first = feedback.revises is None or is_imputed(then.feedback)
+            called = self._learned.graded(then, feedback)
+            asked = then.decision.mode != "cached"  # else it is an answer of another decision, graded there
             if feedback.quality is not None and first and asked and not is_imputed(feedback):
-                self._metrics.graded(record, feedback.quality)
+                self._metrics.graded(then, feedback.quality)
             self._follow_up(called)
 
         self._check_healthy()
@@ -217,7 +219,7 @@ class Learner:
 
     def note_change(self, rows: Sequence[ChangeRow]) -> None:
         """As `change`, of what a part proposed; nobody waits for it."""
-        self._propose([(None, change_event(row)) for row in rows], "changed")
+        self._propose([(None, change_event(row)) for row in rows])
 
     def record(self, events: Sequence[Event]) -> asyncio.Future[None]:
         """Log events of no decision, all or none, and act on them; the future resolves once they are durable.
@@ -248,10 +250,16 @@ class Learner:
         start = position
         while events := self._store.read(position, _REPLAY_BATCH):
             for event in events:
-                self._read(event)
+                self._due.add(_proposals(self._read(event)), event.ts)
             position = events[-1].seq
         self._recovered_to = position
         return position - start
+
+    def lead(self, leads: bool) -> None:
+        """Log from now on what events call for, also what they did while nobody led; or no more."""
+        begins, self.leads = leads and not self.leads, leads
+        if begins:
+            self._propose(self._due.taken(time.time()))
 
     async def follow(self, store: SharedStore) -> None:
         """Act on all that is logged from where `recover` ended, by whichever process; until cancelled.
@@ -271,6 +279,7 @@ class Learner:
         return seq
 
     def _read(self, event: Event) -> Called:
+        self._due.logged(event)
         try:
             return self._learned.place(event)
         except (ValueError, LookupError, TypeError) as error:
@@ -286,6 +295,7 @@ class Learner:
                 hear(row)
 
     def _attempted(self, record: Record, outcome: Outcome) -> None:
+        record = self._learned.in_order(record)
         self._metrics.calls.attempt(record.decision.pool, record.decision.mode, outcome)
         self._learned.remember(
             record
@@ -298,14 +308,14 @@ class Learner:
 
     def _follow_up(self, called: Called) -> None:
         """Log what an event calls for, if that is this process's to do."""
+        proposals = _proposals(called)
         if not self.leads:
+            self._due.add(proposals, time.time())
             return
-        for pool, changes in called.changes:
-            self._propose([_of_standing(pool, change) for change in changes], "standing changed")
-        self._propose([_of_part(row) for row in called.rows], "changed")
+        self._propose(proposals)
         self._snapshot_if_due()
 
-    def _propose(self, events: Sequence[tuple[_Key | None, Event]], told: str) -> None:
+    def _propose(self, events: Sequence[Proposal]) -> None:
         """Log events that an event calls for, but none again that has been logged and waits for its place."""
         fresh = [(key, event) for key, event in events if key is None or key not in self._proposed]
         if not fresh:
@@ -317,6 +327,7 @@ class Learner:
             self._place(made)
 
         for event in made:
+            told = "standing changed" if event.kind == "filter_event" else "changed"
             _log.info("%s: %s", told, event.payload.decode())
         self._proposed |= keys
         self._store.append_nowait(made, placed)
@@ -333,12 +344,17 @@ class Learner:
                 _log.error("snapshot not taken: %s", error)
 
 
-def _of_standing(pool: Pool, change: Change) -> tuple[_Key | None, Event]:
+def _proposals(called: Called) -> list[Proposal]:
+    standing = [_of_standing(pool, change) for pool, changes in called.changes for change in changes]
+    return standing + [_of_part(row) for row in called.rows]
+
+
+def _of_standing(pool: Pool, change: Change) -> Proposal:
     event = filter_event(pool.name, pool.names, change)
     return (pool.name, change.arm, change.head) if isinstance(change, DriftReset) else None, event
 
 
-def _of_part(row: ChangeRow) -> tuple[_Key | None, Event]:
+def _of_part(row: ChangeRow) -> Proposal:
     return None if row["pool"] is None else (row["subject"], row["what"], row["pool"]), change_event(row)
 
 

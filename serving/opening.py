@@ -122,7 +122,8 @@ async def joined(parts: Opened, learner: Learner, life: Life, stack: AsyncExitSt
     shared = parts.shared
     if shared is None:
         return
-    learner.leads = parts.first and await shared.lease(_LEADER, _LEASE_S)
+    learner.leads = False
+    learner.lead(parts.first and await shared.lease(_LEADER, _LEASE_S))
     following = asyncio.create_task(_follow(learner, shared, life))
     stack.push_async_callback(_ended, following)
     if parts.first:
@@ -148,7 +149,7 @@ async def _lead(learner: Learner, shared: ValkeyStore) -> None:
             leads = False
         if leads != learner.leads:
             _log.info("this process leads now" if leads else "another process leads now")
-        learner.leads = leads
+        learner.lead(leads)
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

@@ -16,7 +16,7 @@ from serving.valkey_scripts import LAYOUT_VERSION, OPEN
 if TYPE_CHECKING:
     import valkey.asyncio
 
-__all__ = ["ValkeyLink", "ended"]
+__all__ = ["ValkeyLink", "ended", "without_credentials"]
 
 _T = TypeVar("_T")
 _OLDEST_MAJOR = 7
@@ -33,7 +33,7 @@ class ValkeyLink:
     """
 
     def __init__(self, url: str, name: str, retry_s: float) -> None:
-        self.where, self.prefix, self.retry_s = _without_credentials(url), f"{{{name}}}:", retry_s
+        self.where, self.prefix, self.retry_s = without_credentials(url), f"{{{name}}}:", retry_s
         try:
             import valkey
             import valkey.asyncio
@@ -137,6 +137,7 @@ def _unfit(info: dict[str, Any]) -> str:
     return ""
 
 
-def _without_credentials(url: str) -> str:
+def without_credentials(url: str) -> str:
+    """The address as it may be shown."""
     scheme, _, rest = url.partition("://")
     return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"  # also of a password that was not escaped

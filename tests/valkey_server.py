@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -49,6 +50,15 @@ class ValkeyServer:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    def stand_still(self) -> None:
+        """Answer nobody, connected or not, until `go_on`."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def client(self) -> Any:
         return valkey.Valkey.from_url(self.url)

@@ -185,8 +185,8 @@ class Supervisor:
         self._signal([index for index in self._running if index != first], signal.SIGHUP)
 
     def _signal(self, indices: Sequence[int], number: signal.Signals) -> None:
-        """To those that are ready: to one that only starts, SIGHUP would be the end."""
-        for index in indices:
+        """To those that are ready: to one that only starts, or ends already, SIGHUP would be the end."""
+        for index in () if self._asked.is_set() else indices:
             running = self._running.get(index)
             if running is not None and running.line is not None:
                 running.process.send_signal(number)

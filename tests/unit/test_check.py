@@ -150,3 +150,16 @@ def test_tiers_and_tokens_are_shown_without_what_is_secret() -> None:
     assert "ada, only auto, key set" in text
     assert "RS256, jwks_url set, issuer https://x.test, user from sub" in text
     assert "S3cr3t" not in text + repr(settings.auth.keys if settings.auth else "")
+
+
+def test_a_store_on_a_server_is_shown_without_its_password() -> None:
+    settings = Settings.parse(
+        {
+            "models": [{"name": "one", "endpoint": "https://one.test/v1"}],
+            "pools": [{"name": "auto", "models": ["one"]}],
+            "store": {"url": "valkeys://ada:S3cr3t%40@store.test:6380/2?password=S3cr3t", "name": "blue"},
+        }
+    )
+    text = printed(settings)
+    assert "valkeys://store.test:6380/2, as blue, up to 10,000 events waiting" in " ".join(text.split())
+    assert "S3cr3t" not in text

@@ -213,3 +213,24 @@ async def test_what_one_process_learns_from_the_same_events_is_the_same(replicas
             row.pop("reward")
             alone.record_feedback(alone.find(event.decision_id), Feedback(**row))
     assert dumps(alone.pools["auto"].state()) == first.learned() == second.learned()
+
+
+async def test_who_leads_next_logs_what_was_called_for_while_nobody_led(replicas):
+    """A change of standing and a reset on drift: logged once, by one that saw them or that has just started."""
+    first, second = replicas(0), replicas(1)
+    first.learner.lead(False)
+    for i in range(500):
+        made = await second.call(1e9 + i, 0.0, broken=i % 2 == 0)
+        await second.desk.accept(RewardItem(decision_id=made, quality=1.0 if i < 350 else 0.0), 1e9 + i)
+    await settled(first, second)
+    assert [event for event in first.store.read(0, 10_000) if event.kind == "filter_event"] == []
+    third = replicas(2)
+    first.learner.lead(True)
+    await settled(first, second, third)
+    logged = [orjson.loads(event.payload) for event in first.store.read(0, 10_000) if event.kind == "filter_event"]
+    assert {row["reason"] for row in logged} >= {"drift", "proved violating"}
+    for late in (second, third):
+        late.learner.lead(True)
+    await settled(first, second, third)
+    assert len([event for event in first.store.read(0, 10_000) if event.kind == "filter_event"]) == len(logged)
+    assert first.learned() == second.learned() == third.learned() == replicas(3).learned()

@@ -124,6 +124,17 @@ async def test_a_hang_up_comes_to_the_first_and_then_to_the_others(tmp_path):
     assert await kept.task == 0
 
 
+async def test_no_hang_up_comes_to_those_that_are_asked_to_end(tmp_path):
+    """One that ends listens to no signal any more: this one would kill it."""
+    kept = Kept(tmp_path, "deaf", patience_s=1.5)
+    await kept.ready()
+    os.kill(os.getpid(), signal.SIGHUP)
+    await eventually(lambda: kept.pids("again", 0))
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await kept.task == 1
+    assert kept.pids("again", 1) == []
+
+
 async def test_workers_end_when_the_supervisor_is_killed(tmp_path):
     """Nobody can ask them any more: they see it by themselves."""
     program = (
