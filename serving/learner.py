@@ -297,9 +297,7 @@ class Learner:
     def _attempted(self, record: Record, outcome: Outcome) -> None:
         record = self._learned.in_order(record)
         self._metrics.calls.attempt(record.decision.pool, record.decision.mode, outcome)
-        self._learned.remember(
-            record
-        )  # feedback often follows at once, sooner than the store could tell of the outcome
+        self._learned.remember(record)  # feedback often follows sooner than the store could tell of the outcome
         self._follow_up(self._learned.attempted(record, outcome))
 
     def _place(self, events: Sequence[Event]) -> None:
