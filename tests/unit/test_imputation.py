@@ -97,7 +97,7 @@ async def test_nothing_is_assumed_for_a_pinned_call(service):
     decision = record.decision
     service.learner._learned._recent.clear()
     pinned = type(decision).from_row({**_plain(decision), "mode": "pinned"})
-    service.learner._remember(Record(pinned, record.outcome))
+    service.learner._learned.remember(Record(pinned, record.outcome))
     assert service.desk.assume(decision.decision_id, "auto", 0.5, WAIT_S, NOW + 100) is None
 
 
