@@ -89,10 +89,12 @@ class Learned:
     def known(self, decision_id: str) -> Record | None:
         """A decision, from memory or else from the store: then it may know of events that have no place here yet."""
         record = self._recent.get(decision_id) or self._alive.get(decision_id)
-        if record is None and (record := record_from(events := self._find(decision_id))) is not None:
-            # One that is ahead must not be what events are placed on: elsewhere they find what the log had before them.
-            if events[-1].seq <= self._placed():
-                self.remember(record)
+        if record is not None:
+            return record
+        record = record_from(events := self._find(decision_id))
+        # One that is ahead must not be what events are placed on: elsewhere they find what the log had before them.
+        if record is not None and events[-1].seq <= self._placed():
+            self.remember(record)
         return record
 
     def in_order(self, record: Record) -> Record:

@@ -255,7 +255,7 @@ class Learner:
         self._recovered_to = position
         return position - start
 
-    def lead(self, leads: bool) -> None:
+    def lead(self, leads: bool) -> None:  # noqa: FBT001 - what is said, not how
         """Log from now on what events call for, also what they did while nobody led; or no more."""
         begins, self.leads = leads and not self.leads, leads
         if begins:

@@ -148,7 +148,7 @@ async def test_every_worker_answers_for_all_of_the_service(crew, http):
                 assert response.status == 200
                 path = crew.service.data_dir / f"got-{worker.index}.parquet"
                 path.write_bytes(await response.read())
-            assert duckdb.sql(f"SELECT count(*) FROM '{path}'").fetchall() == [(decisions,)]
+            assert duckdb.read_parquet(str(path)).count("*").fetchall() == [(decisions,)]
             async with worker.http.get(f"{crew.url}/admin/live?pool=auto", headers=headers) as response:
                 assert response.status == 200
                 assert b"snapshot" in await response.content.readuntil(b"\n\n")

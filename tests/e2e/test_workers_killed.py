@@ -97,7 +97,7 @@ async def test_a_leader_that_is_killed_leads_again_and_nothing_is_decided_twice(
 
 
 async def test_what_is_due_while_nobody_leads_is_logged_by_who_leads_next(config, valkey_server, tmp_path, scripted):
-    """A model is proved to fail before the leader that was killed is there again: the log has its change of standing."""
+    """A model is proved to fail before the killed leader is there again: the log has its change of standing."""
     scripted.rest["dying"] = "500"
     with crew_of(config, tmp_path, valkey_server) as crew:
         async with crew.worker(1) as other:
