@@ -114,7 +114,7 @@ class MeteringSettings(Section):
         default=16_384, ge=1, le=10**7, description="Longest answer of a model that has no max_output_tokens."
     )
     shared_timeout_s: Number = Field(
-        default=1.0, gt=0, le=60, description="Seconds to ask what all workers have spent, or the call is refused."
+        default=5.0, gt=0, le=60, description="Seconds to ask what all workers have spent, or the call is refused."
     )
     usage_rows: Count = Field(default=10_000, ge=1, le=1_000_000, description="Most rows of /admin/usage.")
     webhook_queue: Count = Field(default=1_000, ge=1, le=1_000_000, description="Most webhook calls that wait.")
