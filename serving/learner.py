@@ -256,15 +256,15 @@ class Learner:
         return position - start
 
     def lead(self, leads: bool) -> None:  # noqa: FBT001 - what is said, not how
-        """Log from now on what events call for, also what they did while nobody led; or no more."""
-        begins, self.leads = leads and not self.leads, leads
-        if begins:
+        """Log from now on what events call for, also what they did while that could not be logged; or no more."""
+        self.leads = leads
+        if leads:
             self._propose(self._due.taken(time.time()))
 
     async def follow(self, store: SharedStore) -> None:
         """Act on all that is logged from where `recover` ended, by whichever process; until cancelled.
 
-        Raises StoreFailed, and StoreUnusable as `recover` does.
+        Raises StoreFailed, also for an event that cannot be read.
         """
         await store.follow(self._recovered_to, self._of_another)
 
@@ -301,8 +301,12 @@ class Learner:
         self._follow_up(self._learned.attempted(record, outcome))
 
     def _place(self, events: Sequence[Event]) -> None:
+        every = Called()
         for event in events:
-            self._follow_up(self._learned.place(event))
+            called = self._learned.place(event)
+            every.changes += called.changes
+            every.rows += called.rows
+        self._follow_up(every)  # not sooner: a snapshot is of all of them, or of none
 
     def _follow_up(self, called: Called) -> None:
         """Log what an event calls for, if that is this process's to do."""
@@ -328,7 +332,12 @@ class Learner:
             told = "standing changed" if event.kind == "filter_event" else "changed"
             _log.info("%s: %s", told, event.payload.decode())
         self._proposed |= keys
-        self._store.append_nowait(made, placed)
+        try:
+            self._store.append_nowait(made, placed)
+        except StoreError as error:  # what called for it is sound, and has its place
+            self._proposed -= keys
+            self._due.add(fresh, time.time())
+            _log.error("not logged: %s", error)
 
     def _check_healthy(self) -> None:
         if not self._store.healthy:

@@ -144,7 +144,7 @@ class SharedStore(Store, Protocol):
         """Hand over the committed events behind `after_seq` in seq order, until cancelled or closed.
 
         Of one's own, `placed` is called; others' go to `foreign`. While it runs, futures of `append` resolve no sooner
-        than that. Neither may raise. Raises StoreFailed, and then so do all who wait.
+        than that. Raises StoreFailed, also where one of the two raises, and then so do all who wait.
         """
 
     def count(self, tallies: Sequence[Tally], *, with_append: bool = False) -> None:

@@ -53,9 +53,11 @@ class Calls:
             self._mark_committed(call, seq)
         self.reached(seq)
         if call is not None:
-            if call.placed is not None:
-                call.placed()
-            _resolve(call)
+            try:
+                if call.placed is not None:
+                    call.placed()
+            finally:  # it is committed, whatever that makes of it
+                _resolve(call)
 
     def reached(self, seq: int) -> None:
         """All up to `seq` was handed over, or will be in this turn of the loop."""

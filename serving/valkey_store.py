@@ -79,7 +79,7 @@ class ValkeyStore:
         self._last_call = self._last_batch = 0
         self._urgent = self._timer_armed = self._lingering = self._closed = False
         self._next_commit_at = 0.0
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
         self._in_flight: asyncio.Task[None] | None = None
         self._following: asyncio.Task[None] | None = None
 
@@ -201,12 +201,15 @@ class ValkeyStore:
     async def follow(self, after_seq: int, foreign: Callable[[Event], None]) -> None:
         self._check_open()
         self._calls.begin_following(after_seq)
-        self._following = asyncio.create_task(self._follow(after_seq, foreign))
+        self._following = following = asyncio.create_task(self._follow(after_seq, foreign))
         try:
-            await asyncio.wait([self._following])
+            await asyncio.wait([following])
         finally:
-            await ended([self._following])
+            await ended([following])
             self._following = None
+            if not following.cancelled() and (error := following.exception()) is not None:
+                _logger.error("an event could not be acted upon", exc_info=error)
+                self._fail(error)  # to go on without it would be to learn something else than the others
             self._calls.end_following()
         if self._error is not None:
             raise self._failure("following", self._error)
@@ -348,7 +351,7 @@ class ValkeyStore:
         for pruned, count in zip(batch.prunings, filter(None, deleted.split(",")), strict=True):
             _resolve(pruned, int(count))
 
-    def _fail(self, error: Exception, batch: _Batch | None = None) -> None:
+    def _fail(self, error: BaseException, batch: _Batch | None = None) -> None:
         if self._error is None:
             self._error = error
             lost = self._calls.pending
@@ -364,7 +367,7 @@ class ValkeyStore:
         if self._following is not None:
             self._following.cancel()
 
-    def _failure(self, doing: str, error: Exception) -> StoreFailed:
+    def _failure(self, doing: str, error: BaseException) -> StoreFailed:
         return StoreFailed(f"{doing} {self._link.where}", error)
 
 

@@ -327,6 +327,47 @@ async def test_a_restart_finds_the_models_that_came_and_went(make_learner, held_
     assert learner.pools["auto"].heads.weight[QUALITY, 1] > 20
 
 
+async def test_a_snapshot_is_never_taken_amid_events_that_were_logged_together(make_learner, held_store):
+    """It would be said to hold those that are still to come, and a restart would go without them."""
+    learner = make_learner(snapshot_every_events=1)
+    drive(learner, 3)
+    learner.record(change(ADDED, definition=NEW, accuracy=1.0, samples=40))
+    held_store.commit()
+    restarted = make_learner()
+    assert restarted.recover() == 0
+    assert restarted.pools["auto"].names == learner.pools["auto"].names == ("a", "b", "new")
+    assert restarted.roster.state() == learner.roster.state()
+
+
+async def test_what_an_event_calls_for_and_a_full_store_does_not_take_is_logged_later(make_learner, held_store, caplog):
+    """The event itself is taken: nobody is told that it was not. Who leads tries again."""
+    learner = make_learner()
+    taken = held_store.append_nowait
+
+    def full_behind_each(new, placed=None):
+        def then():
+            held_store.full = True
+            placed()
+
+        taken(new, then)
+        held_store.full = False
+
+    held_store.append_nowait = full_behind_each
+    for i in range(400):
+        record, _ = decide(learner)
+        learner.note_outcome(record, outcome(record))
+        learner.record_feedback(record, feedback(record, 1.0 if i < 300 else 0.0))
+    held_store.append_nowait = taken
+    assert "not logged: " in caplog.text
+    learner.lead(True)
+    held_store.commit()
+    resets = [e for e in held_store.committed if e.kind == "filter_event" and b'"reason":"drift"' in e.payload]
+    assert resets
+    restarted = make_learner()
+    restarted.recover()
+    assert learned(restarted) == learned(learner)
+
+
 async def test_a_change_that_cannot_be_recorded_is_not_made(make_learner, held_store):
     learner = make_learner()
     held_store.full = True

@@ -284,6 +284,38 @@ async def test_who_reads_too_late_is_told_that_events_are_gone(join):
         await late.store.follow(0, lambda _: None)
 
 
+async def test_an_event_that_cannot_be_acted_upon_fails_the_store(join):
+    """Its process would serve on, and learn nothing any more."""
+    writer, other = join(), join()
+
+    def unreadable(event: Event) -> None:
+        raise LookupError(event.decision_id)
+
+    other._foreign = unreadable
+    other.following.cancel()
+    await asyncio.wait([other.following])
+    other.following = asyncio.create_task(other.store.follow(0, unreadable))
+    await writer.append(events("x", 1))
+    with pytest.raises(StoreFailed, match="x-0"):
+        await other.following
+    assert not other.store.healthy
+    with pytest.raises(StoreFailed):
+        other.append(events("y", 1))
+
+
+async def test_who_waits_for_an_event_that_cannot_be_acted_upon_is_told(join):
+    member = join()
+
+    def unreadable() -> None:
+        raise LookupError("of one's own")
+
+    async with asyncio.timeout(10):
+        await member.store.append(events("x", 1), unreadable)  # it is durable
+        with pytest.raises(StoreFailed, match="of one's own"):
+            await member.following
+    assert not member.store.healthy
+
+
 async def test_following_ends_when_it_is_cancelled_and_appends_go_on(join):
     member = join()
     await member.append(events("x", 1))
