@@ -166,11 +166,12 @@ class Supervisor:
 
     def _ask(self, number: signal.Signals) -> None:
         """End; asked again, wait for nobody."""
-        if not self._asked.is_set():
-            self._asked.set()
-            self._told_stopping()
+        first = not self._asked.is_set()
+        self._asked.set()
         for running in self._running.values():
             running.process.send_signal(number)
+        if first:  # last: nobody may be reading what is said
+            self._told_stopping()
 
     def _hang_up(self) -> None:
         task = asyncio.create_task(self._hung_up())

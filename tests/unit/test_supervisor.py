@@ -87,6 +87,16 @@ async def test_it_says_once_that_all_are_ready_and_ends_with_them(tmp_path):
     assert not any(map(alive, pids))
 
 
+async def test_it_ends_with_them_also_where_nobody_reads_what_it_says(tmp_path):
+    kept = Kept(tmp_path)
+    await kept.ready()
+    kept.supervisor._told_stopping = lambda: os.write(-1, b"")
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await kept.task == 0
+    assert [len(kept.pids("asked", index)) for index in (0, 1)] == [1, 1]
+
+
 async def test_one_that_dies_starts_again(tmp_path):
     kept = Kept(tmp_path)
     await kept.ready()
