@@ -56,7 +56,7 @@ class Reloader:
         self._one_at_a_time, self._asked = asyncio.Lock(), asked
         self._stamp, self._tried_digest, self._settled = source.stamp(), digest, True
         self.tell: Callable[[str], None] | None = None
-        self._heard = self._followed = digest
+        self._heard, self._hears = digest, False
 
     async def reload(self, why: str, by: str | None) -> dict[str, Any]:
         """What changed; durable on return. Raises ConfigRefused, and then nothing has changed."""
@@ -88,7 +88,7 @@ class Reloader:
 
     def heard(self, digest: str) -> None:
         """Another process has applied a file of that digest: reload soon, unless it is the one in force."""
-        self._heard = digest
+        self._heard, self._hears = digest, True
 
     async def run(self) -> None:
         """Reload when asked to, and when the file has changed, where the configuration wants that; until cancelled."""
@@ -100,8 +100,8 @@ class Reloader:
                 if self._asked.is_set():
                     self._asked.clear()
                     await self._tried("SIGHUP")
-                elif self._followed != self._heard:
-                    self._followed = self._heard
+                elif self._hears:
+                    self._hears = False
                     if self._heard != self.digest:
                         await self._tried(_ELSEWHERE)
                 elif self.running.server.watch_config and self._file_changed():

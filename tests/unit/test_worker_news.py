@@ -171,6 +171,19 @@ async def test_a_configuration_that_one_accepted_is_applied_by_the_others(tmp_pa
         assert ([row["what"] for row in one.log.rows], other.log.rows) == (["reloaded"], [])
 
 
+async def test_a_configuration_that_one_goes_back_to_is_applied_by_the_others_again(tmp_path):
+    """Whoever was asked for what came in between."""
+    path = tmp_path / "pointsman.yaml"
+    path.write_text(yaml.safe_dump(good()))
+    async with Reloading(path).running() as one, Reloading(path).running() as other:
+        one.reloader.tell, other.reloader.tell = other.reloader.heard, one.reloader.heard
+        for asked, half_life, applied in ((one, 77, 1), (other, 88, 2), (one, 77, 3)):
+            path.write_text(yaml.safe_dump(changed("pools[0].policy", {"half_life_requests": half_life})))
+            await asked.reloader.reload("request", "ada")
+            await eventually(lambda applied=applied: len(one.applied) == len(other.applied) == applied)
+        assert one.reloader.digest == other.reloader.digest
+
+
 async def test_a_configuration_that_is_refused_here_is_said_to_be(tmp_path):
     path = tmp_path / "pointsman.yaml"
     path.write_text(yaml.safe_dump(good()))
