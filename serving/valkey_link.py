@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -87,6 +88,17 @@ class ValkeyLink:
                 if loop.time() >= deadline:
                     raise
             await asyncio.sleep(_RETRY_PAUSE_S)
+
+    def insist_now(self, question: Callable[[Sequence[Any]], _T], arguments: Sequence[Any]) -> _T:
+        """As `insist`, and nothing else is done meanwhile: for an answer without which nothing can go on."""
+        deadline = time.monotonic() + self.retry_s
+        while True:
+            try:
+                return question(arguments)
+            except self.lost:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(_RETRY_PAUSE_S)
 
     async def close(self) -> None:
         """Give all connections up."""

@@ -77,7 +77,7 @@ class ValkeyStore:
         self._presence = Presence(self._link, self.writer)
         self._batch = _Batch()
         self._last_call = self._last_batch = 0
-        self._urgent = self._timer_armed = self._lingering = self._closed = False
+        self._urgent = self._timer_armed = self._lingering = self._closed = self._handing_on = False
         self._next_commit_at = 0.0
         self._error: BaseException | None = None
         self._in_flight: asyncio.Task[None] | None = None
@@ -169,7 +169,10 @@ class ValkeyStore:
             name = decision_id.encode()
         except UnicodeEncodeError:  # a lone surrogate: no decision is called that
             return []
-        found = self._ask(self._find_script, [name]) if name else []
+        if not name:
+            return []
+        asked = (self._find_script, [name])
+        found = self._ask(self._link.insist_now, *asked) if self._handing_on else self._ask(*asked)
         return [_event(entry, fields) for entry, fields in found]
 
     def read(self, after_seq: int, limit: int) -> list[Event]:
@@ -240,11 +243,15 @@ class ValkeyStore:
 
     def _hand_on(self, event: Event, origin: str, foreign: Callable[[Event], None]) -> None:
         writer, _, call = origin.partition(":")
-        if writer == self.writer:
-            self._calls.came_back(int(call), event.seq)
-        else:
-            self._calls.reached(event.seq)
-            foreign(event)
+        self._handing_on = True  # what is looked up meanwhile must be found, or this process could not go on
+        try:
+            if writer == self.writer:
+                self._calls.came_back(int(call), event.seq)
+            else:
+                self._calls.reached(event.seq)
+                foreign(event)
+        finally:
+            self._handing_on = False
 
     async def _check_log(self) -> None:
         """That nothing comes may also be for the log's being another: then all is lost that was learned here."""

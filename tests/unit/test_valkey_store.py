@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from serving.store import Event, StoreFailed, StoreUnusable, Superseded
 from serving.valkey_store import ValkeyStore
+from tests.conftest import eventually
 from tests.valkey_server import ValkeyServer
 
 QUICK = {"commit_interval_s": 0.0, "linger_s": 0.001}
@@ -239,6 +242,28 @@ async def test_a_server_killed_and_started_again_lost_nothing_acknowledged_and_t
             assert [name for name, _ in member.folded] == found
             await member.store.close()
             await asyncio.wait([member.following], timeout=10)
+
+
+async def test_what_acts_on_an_event_can_look_things_up_while_the_server_is_started_again(tmp_path):
+    """The process that could not would have to end, for a pause that all else outlives."""
+    with ValkeyServer(tmp_path, durable=True) as server:
+        writer, store = Member(server.url, "n", retry_s=20.0), ValkeyStore(server.url, name="n", retry_s=20.0, **QUICK)
+        found: list[str] = []
+
+        def foreign(event: Event) -> None:
+            server.kill()
+            starting = threading.Thread(target=lambda: (time.sleep(0.2), server.start()))
+            starting.start()
+            found.extend(e.decision_id for e in store.find(event.decision_id))
+            starting.join()
+
+        following = asyncio.create_task(store.follow(0, foreign))
+        await writer.append(events("x", 1))
+        await eventually(lambda: found or following.done())
+        assert found == ["x-0"]
+        for ending, task in ((writer.store, writer.following), (store, following)):
+            await ending.close()
+            await asyncio.wait([task], timeout=10)
 
 
 async def test_a_server_that_comes_back_empty_fails_the_store(tmp_path):
