@@ -90,6 +90,10 @@ class Reloader:
         """Another process has applied a file of that digest: reload soon, unless it is the one in force."""
         self._heard, self._hears = digest, True
 
+    def catch_up(self) -> None:
+        """Others may have applied the file since it was read here, and told it before anybody listened."""
+        self.heard(self._source.digest())
+
     async def run(self) -> None:
         """Reload when asked to, and when the file has changed, where the configuration wants that; until cancelled."""
         while True:

@@ -31,6 +31,7 @@ async def meet(lasting: Lasting, reloader: Reloader, stack: AsyncExitStack) -> N
         shared.subscribe(BREAKER, news.heard)
         shared.subscribe(_RELOADED, lambda message: reloader.heard(message.decode()))
         reloader.tell = lambda digest: shared.publish(_RELOADED, digest.encode())
+        reloader.catch_up()
         lasting.learner.heard = {
             faults.SUBJECT: lasting.faults.heard,
             drain.SUBJECT: lasting.drain.heard,

@@ -184,6 +184,19 @@ async def test_a_configuration_that_one_goes_back_to_is_applied_by_the_others_ag
         assert one.reloader.digest == other.reloader.digest
 
 
+async def test_a_worker_that_was_starting_when_the_others_reloaded_does_so_too(tmp_path):
+    path = tmp_path / "pointsman.yaml"
+    path.write_text(yaml.safe_dump(good()))
+    starting = Reloading(path)
+    path.write_text(yaml.safe_dump(changed("pools[0].policy", {"half_life_requests": 77})))
+    same = Reloading(path)
+    async with same.running(), starting.running():
+        same.reloader.catch_up()
+        starting.reloader.catch_up()
+        await eventually(lambda: starting.applied)
+        assert (starting.told, starting.log.rows, same.applied, same.log.rows) == ([], [], [], [])
+
+
 async def test_a_configuration_that_is_refused_here_is_said_to_be(tmp_path):
     path = tmp_path / "pointsman.yaml"
     path.write_text(yaml.safe_dump(good()))
