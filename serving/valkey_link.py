@@ -38,7 +38,7 @@ class ValkeyLink:
         try:
             import valkey
             import valkey.asyncio
-            from valkey.backoff import ConstantBackoff, NoBackoff
+            from valkey.backoff import NoBackoff
             from valkey.exceptions import ConnectionError as Unreachable
             from valkey.exceptions import TimeoutError as Late
             from valkey.exceptions import ValkeyError
@@ -51,17 +51,17 @@ class ValkeyLink:
         self.failed: tuple[type[Exception], ...] = (ValkeyError, OSError)
         self._attempt_s = retry_s / 2  # so there are two attempts
         timeouts: dict[str, Any] = {"socket_timeout": self._attempt_s, "socket_connect_timeout": self._attempt_s}
-        again = {"retry": Retry(ConstantBackoff(_RETRY_PAUSE_S), int(retry_s / _RETRY_PAUSE_S))}
+        once = {"retry": Retry(NoBackoff(), 0)}
         again_at_once = {"retry": Retry(NoBackoff(), 1), "socket_timeout": _FIND_TIMEOUT_S}
         try:
             self.client: valkey.asyncio.Valkey = valkey.asyncio.Valkey.from_url(
                 url, socket_connect_timeout=self._attempt_s
             )
             self.committer, self.follower = Line(self.client), Line(self.client)
-            self.reader = valkey.Valkey.from_url(url, **timeouts | again, retry_on_error=list(self.lost))
+            self.reader = valkey.Valkey.from_url(url, **timeouts | once)  # `insist_now` asks again
             self.finder = valkey.Valkey.from_url(url, **timeouts | again_at_once, retry_on_error=list(self.lost))
             self.reader.set_response_callback("XRANGE", _as_it_came)  # a dictionary for every event costs more than it
-            self.log_id, self.position = self._opened()
+            self.log_id, self.position = self.insist_now(self._opened)
         except ValueError:  # its text may quote the address
             raise StoreUnusable(self.where, "its address is none: valkey://user:password@host:6379/0") from None
         except self.failed as error:
@@ -89,12 +89,12 @@ class ValkeyLink:
                     raise
             await asyncio.sleep(_RETRY_PAUSE_S)
 
-    def insist_now(self, question: Callable[[Sequence[Any]], _T], arguments: Sequence[Any]) -> _T:
-        """As `insist`, and nothing else is done meanwhile: for an answer without which nothing can go on."""
+    def insist_now(self, question: Callable[[], _T]) -> _T:
+        """As `insist`, and this thread does nothing else meanwhile."""
         deadline = time.monotonic() + self.retry_s
         while True:
             try:
-                return question(arguments)
+                return question()
             except self.lost:
                 if time.monotonic() >= deadline:
                     raise

@@ -31,7 +31,7 @@ class Presence:
         self._link, self._writer = link, writer
         self._lease, self._leave = link.script(link.client, LEASE), link.script(link.client, LEAVE)
         self._alive = link.key(f"alive:{writer}")
-        link.reader.set(self._alive, "1", px=_ALIVE_MS)
+        link.insist_now(lambda: link.reader.set(self._alive, "1", px=_ALIVE_MS))
         self._roles: set[str] = set()
         self._heard: dict[bytes, Callable[[bytes], None]] = {}
         self._tasks = [asyncio.create_task(self._beat())]

@@ -169,33 +169,29 @@ class ValkeyStore:
             name = decision_id.encode()
         except UnicodeEncodeError:  # a lone surrogate: no decision is called that
             return []
-        if not name:
-            return []
-        asked = (self._find_script, [name])
-        found = self._ask(self._link.insist_now, *asked) if self._handing_on else self._ask(*asked)
+        found = self._ask(lambda: self._find_script([name]), once=not self._handing_on) if name else []
         return [_event(entry, fields) for entry, fields in found]
 
     def read(self, after_seq: int, limit: int) -> list[Event]:
-        found = self._ask(self._link.reader.xrange, self._link.key("events"), after_seq + 1, "+", limit)
+        found = self._ask(lambda: self._link.reader.xrange(self._link.key("events"), after_seq + 1, "+", limit))
         return [_event(*entry) for entry in found]
 
     def without_feedback(
         self, after: tuple[float, int], up_to_ts: float, limit: int
     ) -> tuple[list[str], tuple[float, int]]:
-        ts, seq, *found = self._ask(
-            self._without_script, [repr(float(after[0])), after[1], repr(float(up_to_ts)), limit]
-        )
+        looked_at = [repr(float(after[0])), after[1], repr(float(up_to_ts)), limit]
+        ts, seq, *found = self._ask(lambda: self._without_script(looked_at))
         return list(dict.fromkeys(name.decode() for name in found)), ((float(ts), int(seq)) if seq else after)
 
     def latest_snapshot(self) -> tuple[int, bytes] | None:
-        found = self._ask(self._snapshot_script, [])
+        found = self._ask(lambda: self._snapshot_script([]))
         return (int(found[0]), found[1]) if found else None
 
-    def _ask(self, question: Callable[..., Any], *arguments: Any) -> Any:
+    def _ask(self, question: Callable[[], Any], *, once: bool = False) -> Any:
         if self._closed:
             raise StoreClosed
         try:
-            return question(*arguments)
+            return question() if once else self._link.insist_now(question)
         except self._link.failed as error:
             raise self._failure("reading", error) from error
 

@@ -244,6 +244,19 @@ async def test_a_server_killed_and_started_again_lost_nothing_acknowledged_and_t
             await asyncio.wait([member.following], timeout=10)
 
 
+async def test_who_reads_from_a_server_that_stands_still_is_told_as_soon_as_who_writes(tmp_path):
+    """Not after as many attempts as there are to one that refuses: each of these takes its time."""
+    with ValkeyServer(tmp_path) as server:
+        store = ValkeyStore(server.url, name="n", retry_s=1.0, **QUICK)
+        server.stand_still()
+        async with asyncio.timeout(6):  # 21 attempts of half a second would be more
+            with pytest.raises(StoreFailed):
+                await asyncio.to_thread(store.read, 0, 1)
+        server.go_on()
+        assert store.read(0, 1) == []
+        await store.close()
+
+
 async def test_what_acts_on_an_event_can_look_things_up_while_the_server_is_started_again(tmp_path):
     """The process that could not would have to end, for a pause that all else outlives."""
     with ValkeyServer(tmp_path, durable=True) as server:
