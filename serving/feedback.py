@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -16,7 +16,7 @@ from pydantic import Field, TypeAdapter, model_validator
 
 from bandit.types import Feedback, Outcome
 from serving.bodies import Body, Cost, Quality, Seconds, Tokens, validated
-from serving.errors import Conflict, ExpiredDecision, ServiceError, UnknownDecision
+from serving.errors import Conflict, ExpiredDecision, ServiceError, Unavailable, UnknownDecision
 from serving.imputation import IMPUTED, is_imputed
 from serving.learner import Learner
 from serving.records import Record, made_at_s
@@ -26,6 +26,7 @@ __all__ = ["MAX_BATCH", "FeedbackDesk", "OutcomeItem", "RewardItem", "parse_outc
 
 MAX_BATCH = 1_000
 _MAX_METRICS = 50
+_MOST_TIMES = 100  # that another process may be first: each time it has changed something
 Accepted = Literal["recorded", "revised", "duplicate"]
 DecisionId = Annotated[str, Field(min_length=1, max_length=64)]
 
@@ -103,10 +104,7 @@ class FeedbackDesk:
 
         `tenant`: whose decisions may be spoken of; those of others are unknown to it. None: everybody's.
         """
-        while True:
-            status, durable = self._take(item, now, tenant)
-            if durable is None or await _stands(durable):
-                return status
+        return await _agreed(lambda: self._take(item, now, tenant))
 
     async def accept_batch(
         self, items: Sequence[RewardItem], now: float, tenant: str | None = None
@@ -133,10 +131,7 @@ class FeedbackDesk:
 
     async def accept_outcome(self, item: OutcomeItem, now: float, tenant: str | None = None) -> Accepted:
         """Record the outcome of a call the caller made; durable on return. Raises as `accept` does."""
-        while True:
-            status, durable = self._take_outcome(item, now, tenant)
-            if durable is None or await _stands(durable):
-                return status
+        return await _agreed(lambda: self._take_outcome(item, now, tenant))
 
     def assume(
         self, decision_id: str, pool: str, quality: float, wait_s: float, now: float
@@ -250,6 +245,15 @@ class FeedbackDesk:
             return None
         mean = math.fsum(weights[name] * metrics[name] for name in weights) / math.fsum(weights.values())
         return min(1.0, max(0.0, mean))
+
+
+async def _agreed(take: Callable[[], tuple[Accepted, asyncio.Future[None] | None]]) -> Accepted:
+    """Take it until it stands; others may be first a few times. Raises Unavailable where that never ends."""
+    for _ in range(_MOST_TIMES):
+        status, durable = take()
+        if durable is None or await _stands(durable):
+            return status
+    raise Unavailable("what is known of this decision here is not what the store has; try again later")
 
 
 async def _stands(durable: asyncio.Future[None]) -> bool:

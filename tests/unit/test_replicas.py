@@ -12,7 +12,7 @@ import pytest
 from bandit import Arm, Constraints, Feedback, Objective, Outcome, Pool, Price, Prompt
 from bandit.snapshot import dumps
 from bandit.types import Decision
-from serving.errors import Conflict
+from serving.errors import Conflict, Unavailable
 from serving.feedback import FeedbackDesk, OutcomeItem, RewardItem
 from serving.learner import Learner
 from serving.metrics import Metrics
@@ -139,6 +139,20 @@ async def test_feedback_sent_to_two_at_once_is_recorded_once(replicas):
     kinds = [event.kind for event in first.store.read(0, 10_000)]
     assert kinds.count("feedback") == 40
     assert first.learned() == second.learned()
+
+
+async def test_feedback_that_can_never_be_first_is_refused_in_the_end(replicas, valkey_server):
+    """Such as where the log lost events that memory has: the next is always another than the one that is due."""
+    first = replicas(0)
+    made = await first.call(1e9, 0.0)
+    await first.desk.accept(RewardItem(decision_id=made, quality=0.5), 1e9)
+    client = valkey_server.client()
+    client.delete(f"{{{first.store.name}}}:of:{made}")
+    client.close()
+    with pytest.raises(Unavailable):
+        await first.desk.accept(RewardItem(decision_id=made, quality=0.75, revise=True), 1e9)
+    [refused] = await first.desk.accept_batch([RewardItem(decision_id=made, quality=0.75, revise=True)], 1e9)
+    assert isinstance(refused, Unavailable)
 
 
 async def test_a_list_of_feedback_sent_to_two_at_once_is_recorded_once(replicas):
