@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Awaitable
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -160,7 +161,7 @@ class Handlers(
             call = parse_route(body, hints, self._server.max_messages)
         decision, labels = self._routing.decide(call, _caller(request, principal, hints), ts=time.time())
         upstream_model = self._routing.upstream_model(decision.chosen)
-        _, durable = self._learner.record_decision(decision, labels)
+        _, durable = self._learner.record_decision(decision, replace(labels, outside=True))
         await durable
         return _json(
             {

@@ -289,7 +289,11 @@ class Learner:
 
     def _of_another(self, event: Event) -> None:
         self._follow_up(self._read(event))
-        if event.kind == "change" and self.heard:
+        if event.kind in ("decision", "outcome"):
+            record = self._learned.known(event.decision_id)
+            if record is not None:
+                record.in_flight = event.kind == "decision" and not record.labels.outside
+        elif event.kind == "change" and self.heard:
             row = orjson.loads(event.payload)
             if (hear := self.heard.get(row["subject"])) is not None:
                 hear(row)

@@ -71,7 +71,7 @@ class Labels:
     """What is logged beside a decision.
 
     `experiment`: "name/variant". `origin`: of a cached answer the decision it was made for, of a shadow the one it
-    accompanies.
+    accompanies. `outside`: the caller makes the call itself.
     """
 
     principal: Principal = field(default_factory=Principal)
@@ -79,6 +79,7 @@ class Labels:
     session: str | None = None
     experiment: str | None = None
     origin: str | None = None
+    outside: bool = False
 
 
 NO_LABELS = Labels()
@@ -88,8 +89,8 @@ NO_LABELS = Labels()
 class Record:
     """What is known of one decision: its last outcome, and the feedback in force.
 
-    `in_flight`: the service itself is making the call, and will record its outcome. `ended`: the last attempt's
-    outcome, of a call that this process makes, also while it has no place in the log.
+    `in_flight`: the service itself, this process or another, is making the call, and will record its outcome. `ended`:
+    the last attempt's outcome, of a call that this process makes, also while it has no place in the log.
     """
 
     decision: Decision
@@ -172,7 +173,7 @@ def decision_event(decision: Decision, labels: Labels) -> Event:
         principal.key_id,
     )
     row["tags"], row["session"] = labels.tags, labels.session
-    row["experiment"], row["origin"] = labels.experiment, labels.origin
+    row["experiment"], row["origin"], row["outside"] = labels.experiment, labels.origin, labels.outside
     payload = orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY)
     return Event("decision", decision.decision_id, decision.ts, payload)
 
@@ -180,7 +181,8 @@ def decision_event(decision: Decision, labels: Labels) -> Event:
 def labels_from(row: Mapping[str, Any]) -> Labels:
     """The labels in a decision's row; rows of earlier versions have fewer."""
     principal = Principal(row.get("user"), row.get("team"), row.get("tier"), row.get("key_id"))
-    return Labels(principal, row.get("tags") or {}, row.get("session"), row.get("experiment"), row.get("origin"))
+    more = (row.get("session"), row.get("experiment"), row.get("origin"), row.get("outside", False))
+    return Labels(principal, row.get("tags") or {}, *more)
 
 
 def change_event(row: Mapping[str, Any]) -> Event:

@@ -177,15 +177,6 @@ class Upstreams:
             self._leaving[task] = endpoint
             task.add_done_callback(self._leaving.pop)
 
-    def follow(self, models: Sequence[ModelSettings]) -> None:
-        """Have the endpoints of these models and no others."""
-        wanted = {model.name: model for model in models}
-        for name in [name for name in self._by_model if name not in wanted]:
-            self.retire(name)
-        for name, model in wanted.items():
-            if name not in self._by_model:
-                self.open(model)
-
     def available(self, name: str) -> bool:
         """Whether a model can take a call now: it is there, and some endpoint of it is up and has room."""
         return name in self._by_model and self._by_model[name].available(time.monotonic())

@@ -35,7 +35,7 @@ async def meet(lasting: Lasting, reloader: Reloader, stack: AsyncExitStack) -> N
         lasting.learner.heard = {
             faults.SUBJECT: lasting.faults.heard,
             drain.SUBJECT: lasting.drain.heard,
-            _MODELS: lambda _: news.follow(lasting.learner.roster.models),
+            _MODELS: lambda row: news.changed(row["model"], lasting.learner.roster.model(row["model"])),
         }
     if told is not None:
         shown = AllMetrics(lasting.metrics, told.index)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import orjson
@@ -45,10 +45,14 @@ class BreakerNews:
         told = {"model": model, "endpoint": endpoint, "open_s": open_s, "opened": opened}
         self._publish(BREAKER, orjson.dumps(told))
 
-    def follow(self, models: Sequence[ModelSettings]) -> None:
-        """Another worker has had a model added or taken out: these are the models now."""
-        if self.upstreams is not None:
-            self.upstreams.follow(models)
+    def changed(self, name: str, model: ModelSettings | None) -> None:
+        """Another worker has had a model added, or (None) taken out, or changed its pools."""
+        if self.upstreams is None:
+            return
+        if model is None and name in self.upstreams:
+            self.upstreams.retire(name)
+        elif model is not None and name not in self.upstreams:
+            self.upstreams.open(model)
 
     def heard(self, message: bytes) -> None:
         """Another worker has told that: so it is here, where there is such an endpoint."""

@@ -167,7 +167,7 @@ async def test_an_outcome_sent_to_two_at_once_is_recorded_once(replicas):
     first, second = replicas(0), replicas(1)
     for i in range(10):
         decision = first.learner.decide("auto", Prompt(text="which?"), 1e9 + i)
-        await first.learner.record_decision(decision, Labels())[1]
+        await first.learner.record_decision(decision, Labels(outside=True))[1]
         items = [OutcomeItem(decision_id=decision.decision_id, latency_s=latency) for latency in (0.1, 0.2)]
         desks = [one.desk.accept_outcome(item, 1e9 + i) for one, item in zip((first, second), items, strict=True)]
         results = await asyncio.gather(*desks, return_exceptions=True)
@@ -176,6 +176,21 @@ async def test_an_outcome_sent_to_two_at_once_is_recorded_once(replicas):
     await settled(first, second)
     assert [event.kind for event in first.store.read(0, 1_000)].count("outcome") == 10
     assert first.learned() == second.learned()
+
+
+async def test_an_outcome_of_a_call_that_another_process_makes_is_refused_until_there_is_one(replicas):
+    first, second = replicas(0), replicas(1)
+    decision = first.learner.decide("auto", Prompt(text="which?"), 1e9)
+    record, durable = first.learner.record_decision(decision, Labels())
+    await durable
+    await settled(first, second)
+    item = OutcomeItem(decision_id=decision.decision_id, latency_s=0.1)
+    with pytest.raises(Conflict, match="makes this call itself"):
+        await second.desk.accept_outcome(item, 1e9)
+    first.learner.note_outcome(record, Outcome(decision.decision_id, 1e9, decision.chosen, "ok", latency_s=0.2))
+    await settled(first, second)
+    with pytest.raises(Conflict, match="was recorded"):
+        await second.desk.accept_outcome(item, 1e9)
 
 
 async def test_only_who_leads_takes_snapshots_and_any_start_finds_them(replicas):
