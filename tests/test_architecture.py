@@ -207,3 +207,10 @@ def test_the_readme_names_every_header(readme):
     headers = sorted(set(re.findall(r"x-pointsman-[a-z-]+", text)))
     assert len(headers) >= 8
     assert missing(readme, headers) == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "benchmarks/README.md"])
+def test_results_that_are_cited_are_there(page):
+    cited = set(re.findall(r"results/[a-z0-9_]+\.(?:json|png|svg)", (ROOT / page).read_text()))
+    assert cited
+    assert not [name for name in cited if not (ROOT / "benchmarks" / name).is_file()]
