@@ -20,7 +20,7 @@ from serving.traffic.pace import Pace
 __all__ = ["Gate", "Ticket"]
 
 _LOOK_S = 0.001  # between two looks at the loop, while calls run or wait
-_SELDOM_S = 0.05  # the same while no call has come of late that yields to others: a look costs 20 µs
+_SELDOM_S = 0.05  # the same while no call has come of late that yields to others
 _REMEMBERED_S = 10.0  # after a call of the highest priority, those of lower ones yield for so long
 _RATE_WEIGHT = 0.05  # of the newest gap between two waiters that get a place
 Shed = Callable[[int, str], None]
