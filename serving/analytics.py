@@ -290,7 +290,9 @@ class AnalyticalLog:
         stop_rejecting_at = self.rejected_events + _REJECTED_PER_FLUSH
         for _ in range(_BATCHES_PER_FLUSH):
             events = self._store.read(self.position, self._batch_events)
-            if not events or not all(self._copy(log, part, stop_rejecting_at) for part in _parts(events)):
+            if not all(self._copy(log, part, stop_rejecting_at) for part in _parts(events)):
+                break
+            if len(events) < self._batch_events:  # a transaction costs as much as 1,000 events: not one for each few
                 break
 
     def _copy(self, log: duckdb.DuckDBPyConnection, events: Sequence[Event], stop_rejecting_at: int) -> bool:

@@ -65,11 +65,13 @@ class Means:
 
 
 class Attempts:
-    """One call's, within `deadline` (on the loop's clock); `fair_s`: the time whose overrun is the endpoint's fault."""
+    """One call's, within `deadline` (on the loop's clock); `fair_s`: the time whose overrun is the endpoint's fault.
 
-    def __init__(
-        self, means: Means, call: Call, caller: Caller, plan_for: Callable[[Attempts], Plan], *, deadline_s: float
-    ) -> None:
+    An attempt knows them, they keep none that has begun: all that a call held goes when it ends. A cycle would keep its
+    body and its answer until the collector stops all calls to look for it.
+    """
+
+    def __init__(self, means: Means, call: Call, caller: Caller, plan: Plan, *, deadline_s: float) -> None:
         loop = asyncio.get_running_loop()
         own_s = deadline_s if call.timeout_s is None else min(deadline_s, call.timeout_s)
         self.deadline = (loop.time() if caller.arrived is None else caller.arrived) + own_s
@@ -84,16 +86,14 @@ class Attempts:
         self.error: ServiceError | None = None
         self.done = False
         self.started: float | None = None  # the first attempt's, by perf_counter
-        self._plan = plan_for(self)
-        self._next: Attempt
+        self._plan = plan
+        self._next: Attempt | None = None
 
     @classmethod
-    async def begun(
-        cls, means: Means, call: Call, caller: Caller, plan_for: Callable[[Attempts], Plan], *, deadline_s: float
-    ) -> Self:
+    async def begun(cls, means: Means, call: Call, caller: Caller, plan: Plan, *, deadline_s: float) -> Self:
         """With the first prepared; raises BudgetExhausted, NothingAvailable, Unavailable: nothing is recorded yet."""
-        attempts = cls(means, call, caller, plan_for, deadline_s=deadline_s)
-        attempts._next = await attempts._prepared(attempts._plan.first)
+        attempts = cls(means, call, caller, plan, deadline_s=deadline_s)
+        attempts._next = await attempts._prepared(plan.first)
         return attempts
 
     def recorded(self, record: Record, durable: asyncio.Future[None]) -> None:
@@ -104,7 +104,9 @@ class Attempts:
 
     def abandon(self) -> None:
         """Nothing will be tried: give back what the first attempt set aside."""
+        assert self._next is not None  # noqa: S101 - the first is prepared
         self.means.ledger.release(self._next.reservation)
+        self._next = None
 
     def elsewhere(self, model: str, *, rested: bool) -> bool:
         """Whether an endpoint of the model can take this call at once that has not failed it, and is `rested`."""
@@ -121,22 +123,23 @@ class Attempts:
     async def __anext__(self) -> Attempt:
         if self.done:
             raise StopAsyncIteration
-        if self.error is None:
-            return self._next
+        error, self.error = self.error, None
+        if error is None:
+            first, self._next = self._next, None
+            assert first is not None  # noqa: S101 - it is prepared, and begins once
+            return first
         try:
-            self._next = await self._another(self.error)
+            return await self._another(error)
         except BaseException:
             self._end()
             raise
-        self.error = None
-        return self._next
 
-    def mends(self, error: UpstreamError) -> bool:
+    def mends(self, error: UpstreamError, endpoint: Endpoint) -> bool:
         """Take note of an attempt that failed; whether anything is left to try is found out when it is asked for."""
         self.error = error
-        self.failed_at.add(self._next.endpoint)
+        self.failed_at.add(endpoint)
         self.tried.append(
-            {"model": error.model, "endpoint": self._next.endpoint.name, "error": error.code}
+            {"model": error.model, "endpoint": endpoint.name, "error": error.code}
             | ({} if error.http_status is None else {"status": error.http_status})
         )
         return True
@@ -154,7 +157,7 @@ class Attempts:
         assert isinstance(error, UpstreamError)  # noqa: S101 - `mends` takes no other
         while True:
             left_s = self.deadline - asyncio.get_running_loop().time()
-            following = None if left_s <= _SHORTLY_S else self._plan.after(error)
+            following = None if left_s <= _SHORTLY_S else self._plan.after(error, self.elsewhere)
             if following is None or following.wait_s >= left_s:
                 await self._give_up(error, late=left_s <= _SHORTLY_S)
             assert following is not None  # noqa: S101
@@ -310,7 +313,7 @@ class Attempt:
         else:
             self._record_outcome("error", None, type(error).__name__, failed=None)
         if isinstance(error, UpstreamError) and not self.committed:
-            return attempts.mends(error)
+            return attempts.mends(error, self.endpoint)
         attempts.ended()
         if isinstance(error, UpstreamError):
             assert attempts.record is not None  # noqa: S101

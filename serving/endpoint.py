@@ -174,7 +174,7 @@ class Endpoint:
         response = await self._session.post(url, data=body, headers=headers, allow_redirects=False)
         if response.status != 200:
             async with response:
-                await self._refuse(response)
+                raise await self._refusal(response)
         return response
 
     def _malformed(self, message: str) -> UpstreamError:
@@ -191,14 +191,14 @@ class Endpoint:
             message = "its address is a private one, which an added model may have by server.private_upstreams alone"
         return UpstreamError(self.model, message, None, "upstream_unreachable")
 
-    async def _refuse(self, response: aiohttp.ClientResponse) -> None:
+    async def _refusal(self, response: aiohttp.ClientResponse) -> UpstreamError:
         raw = b""
         while len(raw) < _ERROR_BYTES and (part := await response.content.read(_ERROR_BYTES - len(raw))):
             raw += part
         own = own_error(raw, response.status, self._secrets)
         if response.status in _CALLERS_FAULT:
             reason = self._provider.refusal(response.status, own)
-            raise UpstreamRefused(self.model, response.status, own, reason)
+            return UpstreamRefused(self.model, response.status, own, reason)
         # What an endpoint says about *our* key or its own trouble is for the operator, not for the caller.
         error = UpstreamError(self.model, f"the endpoint answered {response.status}", response.status)
         if response.status in (429, 503, 529):  # 529: Anthropic's word for being overloaded
@@ -206,7 +206,7 @@ class Endpoint:
             error.retry_after = asked.passed_on
             if asked.rest_s is not None:
                 self.rests_until = time.monotonic() + asked.rest_s
-        raise error
+        return error
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         limit = self._max_response_bytes

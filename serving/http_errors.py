@@ -153,11 +153,11 @@ def error_middleware(metrics: Metrics, max_body_bytes: int) -> Any:
         code: str | None = None
         try:
             return await handler(request)
-        except UpstreamRefused as error:
-            status, body, headers = described(error)
-            code = error.code  # not the endpoint's own: a metric's labels are ours
         except (ServiceError, StoreError) as error:
             status, body, headers = described(error)
+            if isinstance(error, UpstreamRefused):
+                code = error.code  # not the endpoint's own: a metric's labels are ours
+            error.__traceback__ = None  # its frames hold the call, and it: a cycle, which only the collector would free
         except web.HTTPRequestEntityTooLarge:
             status, body, headers = _plain(413, f"the body is larger than {max_body_bytes:,} bytes", "body_too_large")
         except web.HTTPException as error:

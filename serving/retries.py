@@ -17,10 +17,10 @@ __all__ = ["Next", "Plan", "RetryBudget"]
 
 
 class Elsewhere(Protocol):
-    """Says whether a model has an endpoint that can take the call at once."""
+    """Says whether a model has an endpoint that has not failed the call and can take it at once."""
 
     def __call__(self, model: str, *, rested: bool) -> bool:
-        """See `Plan`."""
+        """`rested`: and is not to rest."""
         ...
 
 
@@ -55,15 +55,13 @@ class Next:
 class Plan:
     """The attempts of one call that was decided to go to `first`.
 
-    `others`: models to fall back to, the best first, asked for once they are needed. `elsewhere(model, rested=…)`:
-    whether an endpoint of that model that has not failed this call can take it at once, and (rested) is not to rest.
+    `others`: models to fall back to, the best first, asked for once they are needed.
     """
 
     first: str
     settings: FailureSettings
     budget: RetryBudget
     others: Callable[[], Sequence[str]]
-    elsewhere: Elsewhere
     rng: random.Random
     _made: dict[str, int] = field(default_factory=dict)
     _refused: set[str] = field(default_factory=set)
@@ -82,7 +80,7 @@ class Plan:
         """Not this model, for this call."""
         self._refused.add(model)
 
-    def after(self, error: UpstreamError) -> Next | None:
+    def after(self, error: UpstreamError, elsewhere: Elsewhere) -> Next | None:
         """What to try after `error`; None: nothing."""
         retries = self.settings.retries
         refused = isinstance(error, UpstreamRefused)
@@ -93,7 +91,7 @@ class Plan:
             self._refused.add(error.model)
         candidates = [error.model, *self._fallbacks()] if cause in self.settings.on else [error.model]
         candidates = [m for m in candidates if m not in self._refused and self._made.get(m, 0) < retries.per_model]
-        at_once = (model for rested in (True, False) for model in candidates if self.elsewhere(model, rested=rested))
+        at_once = (model for rested in (True, False) for model in candidates if elsewhere(model, rested=rested))
         chosen = next(at_once, None)
         wait_s = 0.0
         if chosen is None and candidates and _passing(error):

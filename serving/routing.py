@@ -191,12 +191,10 @@ class Routing:
             decision.pool, RetryBudget(settings.retries)
         )
 
-        def plan(attempts: Attempts) -> Plan:
-            def others() -> Sequence[str]:
-                return self._fallbacks(decision, settings, call.kind)
+        def others() -> Sequence[str]:
+            return self._fallbacks(decision, settings, call.kind)
 
-            return Plan(decision.chosen, settings, budget, others, attempts.elsewhere, self._means.rng)
-
+        plan = Plan(decision.chosen, settings, budget, others, self._means.rng)
         attempts = await Attempts.begun(self._means, call, caller, plan, deadline_s=settings.deadline_s)
         try:
             record, durable = self._means.learner.record_decision(decision, labels)
