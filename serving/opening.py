@@ -95,7 +95,7 @@ async def opened(settings: Settings, stack: AsyncExitStack) -> Opened:
     else:
         from serving.workers.log_reader import LogReader
 
-        log = LogReader(folder / "log.duckdb", store)
+        log = LogReader(folder / "log.duckdb", store, index=told.index)
     stack.push_async_callback(log.close)
     return Opened(store, shared, log, ledger, rates, told, booked)
 
