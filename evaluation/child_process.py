@@ -40,7 +40,9 @@ class ChildProcess:
 
     def __init__(self, name: str, arguments: Sequence[str], log_path: Path) -> None:
         self.name, self.log_path = name, log_path
-        self._command = [sys.executable, "-m", "serving", *arguments]
+        # -m looks in the working folder first, where something else may be called so, as this process did or did not.
+        safe = [] if {"", str(Path.cwd())} & set(sys.path) else ["-P"]
+        self._command = [sys.executable, *safe, "-m", "serving", *arguments]
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:

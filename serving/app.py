@@ -290,7 +290,7 @@ async def _lasting(settings: Settings, mind: Mind, life: Life, stack: contextlib
         desk=FeedbackDesk(learner, quality_metrics(settings), server.feedback_horizon_s),
         benchmarks=BenchmarkDesk(learner, store, metrics),
         matrix=Matrix(learner, log),
-        export=LogExport(log, server.data_dir),
+        export=LogExport(log, server.data_dir, index=found.index),
         session_key=installation_key(server.data_dir / "session.key"),
         secret=secrets.token_bytes(32),
     )

@@ -21,6 +21,7 @@ Proposal: TypeAlias = tuple[tuple[Any, ...] | None, Event]
 _KEPT_S: Final = 60.0  # a lease is over sooner; what is older may be due by other settings than those of its time
 _MOST: Final = 1_000
 _SAYS: Final = ("pool", "model", "constraint_name", "to_state", "subject", "what")
+_OF_ONE: Final = "reserved"  # in `after`: what only the process knows that says it
 
 
 class Due:
@@ -49,4 +50,7 @@ class Due:
 
 def _said(event: Event) -> tuple[Any, ...]:
     row = orjson.loads(event.payload)
-    return (event.kind, *(row.get(name) for name in _SAYS), orjson.dumps(row.get("after")))
+    after = row.get("after")
+    if isinstance(after, dict):
+        after.pop(_OF_ONE, None)
+    return (event.kind, *(row.get(name) for name in _SAYS), orjson.dumps(after))

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from serving.errors import ServiceError
 from serving.store import Store, StoreError
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ async def housekeeping(
                 await learner.snapshot()
             while await store.prune(before_ts, up_to_seq, _PRUNE_BATCH) == _PRUNE_BATCH:  # noqa: ASYNC110 - it waits
                 await asyncio.sleep(0)
-        except StoreError as error:  # there is nothing more to keep tidy
+        except (StoreError, ServiceError) as error:
             _log.error("old events stay: %s", error)
-            return
+            if not store.healthy:  # there is nothing more to keep tidy; one that was full for a while goes on
+                return

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import sys
 from collections.abc import Iterator
 from typing import Final
 
-__all__ = ["few_collections", "loop_before_threads"]
+__all__ = ["few_collections", "loop_before_threads", "this_program"]
 
 _SWITCH_S: Final = 0.0005
 
@@ -45,3 +46,10 @@ def loop_before_threads() -> Iterator[None]:
         yield
     finally:
         sys.setswitchinterval(interval_s)
+
+
+def this_program() -> list[str]:
+    """The command of which this process is one: the same program, whatever lies in the folder it is called from."""
+    # With -m that folder comes first on the path: a `serving` of the user's own would be run in place of this one.
+    there = {"", os.getcwd()} & set(sys.path)
+    return [sys.executable, *([] if there else ["-P"]), "-m", "serving"]

@@ -43,11 +43,11 @@ class Excerpt:
 
 
 class LogExport:
-    """Writes excerpts into `folder`, one at a time, on the log's own thread."""
+    """Writes excerpts into `folder`, one at a time, on the log's own thread; each worker, by its `index`, a file."""
 
-    def __init__(self, log: AnalyticalLog, folder: Path, *, most_rows: int = _MOST_ROWS) -> None:
+    def __init__(self, log: AnalyticalLog, folder: Path, *, index: int = 0, most_rows: int = _MOST_ROWS) -> None:
         self._log, self._most_rows = log, most_rows
-        self._path = folder / "log-export.parquet"
+        self._path = folder / (f"log-export-{index}.parquet" if index else "log-export.parquet")
         self._path.unlink(missing_ok=True)  # of a service that was killed while it wrote one
 
     async def open(self, excerpt: Excerpt) -> IO[bytes]:

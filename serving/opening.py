@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from serving.access.ledger import Ledger
 from serving.access.rates import Rates
 from serving.analytics import AnalyticalLog
+from serving.sqlite_file import lock_file
 from serving.sqlite_store import SqliteStore
 from serving.store import StoreError
 from serving.workers.told import Told, told_by
@@ -68,6 +69,9 @@ class Opened:
 async def opened(settings: Settings, stack: AsyncExitStack) -> Opened:
     """Open what the settings name; closed by `stack`. Raises StoreUnusable."""
     told, folder, counters = told_by(os.environ), settings.server.data_dir, settings.metering.max_counters
+    first = told is None or told.index == 0
+    if settings.store.url is not None and first:  # the file has a lock of its own; the first of several stands for all
+        stack.callback(os.close, lock_file(folder / _FILE))
     shared = _shared(settings)
     store: Store = _alone(settings) if shared is None else shared
     stack.push_async_callback(store.close)
@@ -91,7 +95,7 @@ async def opened(settings: Settings, stack: AsyncExitStack) -> Opened:
     else:
         from serving.workers.log_reader import LogReader
 
-        log = LogReader(folder / "log.duckdb", store)
+        log = LogReader(folder / "log.duckdb", store, index=told.index)
     stack.push_async_callback(log.close)
     return Opened(store, shared, log, ledger, rates, told, booked)
 

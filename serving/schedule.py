@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from serving.analytics import AnalyticalLog
 from serving.benchmark_settings import BenchmarkSettings
+from serving.interpreter import this_program
 from serving.log_errors import LogUnavailable
 from serving.log_figures import last_result_ts
 from serving.metrics import Metrics
@@ -38,7 +38,7 @@ Status = Literal["ok", "failed", "timeout"]
 class Schedule:
     """The suites of `entries`, run one at a time against the service at `url`.
 
-    `folder` is where runs keep their state, `command` what `evaluate` and its options are appended to, `clock` tells
+    `folder` is where runs keep their state, `command` what `evaluate` is appended to (this program), `clock` tells
     unix time; a process asked to end has `grace_s` to do so. The admin key reaches the process by its environment,
     which other users cannot read, as they can its arguments.
     """
@@ -52,12 +52,12 @@ class Schedule:
         url: str,
         admin_key: str | None,
         folder: Path,
-        command: Sequence[str] = (sys.executable, "-m", "serving"),
+        command: Sequence[str] | None = None,
         clock: Callable[[], float] = time.time,
         grace_s: float = 5.0,
     ) -> None:
         self._entries, self._log, self._metrics = entries, log, metrics
-        self._url, self._folder, self._command = url, folder, command
+        self._url, self._folder, self._command = url, folder, command or this_program()
         self._clock, self._grace_s = clock, grace_s
         self._env = {name: value for name, value in os.environ.items() if name != "POINTSMAN_ADMIN_KEY"}
         self._env |= {"PYTHONUNBUFFERED": "1"} | ({} if admin_key is None else {"POINTSMAN_ADMIN_KEY": admin_key})

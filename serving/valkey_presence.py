@@ -7,17 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from serving.valkey_link import ValkeyLink, ended
 from serving.valkey_scripts import LEASE, LEAVE
+
+if TYPE_CHECKING:
+    from valkey.asyncio.client import PubSub
 
 __all__ = ["Presence"]
 
 _ALIVE_MS = 10_000
 _BEAT_S = 1.0
 _LISTEN_S = 1.0
+_SILENCE_S = 5.0  # of a channel that is asked for a sign of life every second
 _PATIENCE_S = 1.0
 _WRITER_BYTES = 16  # before each message
 
@@ -71,14 +77,24 @@ class Presence:
             try:
                 async with self._link.client.pubsub(ignore_subscribe_messages=True) as channel:
                     await channel.subscribe(*self._heard)
-                    known = len(self._heard)
-                    while known == len(self._heard):  # a topic more: subscribe anew
-                        message = await channel.get_message(timeout=_LISTEN_S)
-                        if message is not None:
-                            self._hear(message["channel"], message["data"])
+                    await self._hear_all(channel)
             except self._link.failed as error:
                 _logger.warning("hears nothing of the other processes: %s", error)
                 await asyncio.sleep(_LISTEN_S)
+
+    async def _hear_all(self, channel: PubSub) -> None:
+        """Until there is a topic more. Raises TimeoutError for a connection that something on the way has forgotten."""
+        known, heard_at = len(self._heard), time.monotonic()
+        while known == len(self._heard):
+            message = await channel.get_message(timeout=_LISTEN_S)
+            if message is None:
+                if time.monotonic() - heard_at > _SILENCE_S:
+                    raise TimeoutError(f"the server has said nothing for {_SILENCE_S:g} s")
+                await channel.ping()
+                continue
+            heard_at = time.monotonic()
+            if message["type"] == "message":
+                self._hear(message["channel"], message["data"])
 
     def _hear(self, channel: bytes, data: bytes) -> None:
         if data[:_WRITER_BYTES] != self._writer.encode():

@@ -103,7 +103,7 @@ class Key:
 
 
 class KeyRing:
-    """Maps digests to principals. `changed` alone changes it, when a change is logged and when it is replayed."""
+    """Maps digests to principals. `changed` alone changes which there are, live and in a replay."""
 
     subject = "keys"
 
@@ -199,7 +199,10 @@ class KeyRing:
                 self._drop(key)
 
     def decided(self, record: Record) -> None:
-        """Decisions change no key."""
+        """A call was made with a key, at this worker or another."""
+        key_id = record.labels.principal.key_id
+        if key_id is not None and (key_id in self._keys or key_id in self._allowed):
+            self._note_use(key_id, record.decision.ts)
 
     def outcome(self, record: Record, outcome: Outcome) -> Sequence[Row]:
         """Outcomes change no key."""

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import duckdb
 
 from serving.analytics import IN_USE, AnalyticalLog, why_unreadable
 from serving.log_errors import LogUnavailable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from serving.store import Store
 
 __all__ = ["LogReader"]
 
@@ -23,7 +28,12 @@ _T = TypeVar("_T")
 
 
 class LogReader(AnalyticalLog):
-    """Reads the file at `path` that another process fills."""
+    """Reads the file at `path` that another process fills, in worker `index`."""
+
+    def __init__(self, path: Path, store: Store, *, index: int = 1) -> None:
+        super().__init__(path, store)
+        # What takes more than the memory is put aside in files that DuckDB names alike in every process.
+        self._config["temp_directory"] = f"{path}.{index}.tmp"
 
     @property
     def position(self) -> int:

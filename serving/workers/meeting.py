@@ -22,6 +22,7 @@ __all__ = ["meet"]
 
 _RELOADED: Final = "reload"  # the topic
 _MODELS: Final = "models"  # the subject of rows that say that one came or went
+_CACHE: Final = "cache"  # of those that say that kept answers were dropped
 
 
 async def meet(lasting: Lasting, reloader: Reloader, stack: AsyncExitStack) -> None:
@@ -36,9 +37,17 @@ async def meet(lasting: Lasting, reloader: Reloader, stack: AsyncExitStack) -> N
             faults.SUBJECT: lasting.faults.heard,
             drain.SUBJECT: lasting.drain.heard,
             _MODELS: lambda row: news.changed(row["model"], lasting.learner.roster.model(row["model"])),
+            _CACHE: lambda row: _purged(lasting, row["pool"]),
         }
     if told is not None:
         shown = AllMetrics(lasting.metrics, told.index)
         siblings = Siblings(told, shown.own)
         lasting.metrics.of_all = functools.partial(shown.of_all, siblings)
         await stack.enter_async_context(siblings.listening())
+
+
+def _purged(lasting: Lasting, pool: str) -> None:
+    """Another worker was asked to drop what a pool keeps: what is kept here goes, too."""
+    caching = lasting.metrics.state.caching
+    if caching is not None and pool in caching.shelves:
+        caching.purge(pool)

@@ -10,13 +10,13 @@ import contextlib
 import os
 import shutil
 import socket
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from serving.config_file import ConfigError, Problem
+from serving.interpreter import this_program
 from serving.workers.supervisor import Supervisor
 from serving.workers.told import Told, end_with_parent, told_by
 
@@ -55,7 +55,7 @@ def echo_of(settings: Settings, echo: Echo) -> Echo:
 def supervise(count: int, arguments: Sequence[str], settings: Settings, source: ConfigSource, echo: Echo) -> int:
     """Have `count` workers run with these arguments of this program until a signal ends them; the exit code."""
     with _port(settings) as port, _folder(settings.server.data_dir, count) as folder:
-        given = [sys.executable, "-m", "serving", *arguments, "--workers", "1"]
+        given = [*this_program(), *arguments, "--workers", "1"]
         command = given if settings.server.port else [*given, "--port", str(port)]
 
         def all_ready(line: str) -> None:

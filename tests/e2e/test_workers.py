@@ -152,3 +152,25 @@ async def test_every_worker_answers_for_all_of_the_service(crew, http):
             async with worker.http.get(f"{crew.url}/admin/live?pool=auto", headers=headers) as response:
                 assert response.status == 200
                 assert b"snapshot" in await response.content.readuntil(b"\n\n")
+
+
+async def test_tables_asked_of_all_workers_at_once_are_those_that_were_asked_for(crew):
+    """Each writes its own into the data folder before it gives it away."""
+    tables, headers = ("decisions", "outcomes"), {"Authorization": f"Bearer {ADMIN_KEY}"}
+
+    async def columns(worker, table):
+        url = f"{crew.url}/admin/log.parquet?table={table}"
+        async with worker.http.get(url, headers=headers) as response:
+            body = await response.read()
+            assert response.status == 200, body
+        path = crew.service.data_dir / f"given-{worker.index}.parquet"
+        path.write_bytes(body)
+        return set(duckdb.read_parquet(str(path)).columns)
+
+    async with crew.workers() as both:
+        for worker in both:
+            await worker.at.ask("auto")
+            await polled(lambda worker=worker: worker.at.admin("GET", "/matrix?pool=auto"))
+        for _ in range(20):
+            decisions, outcomes = await asyncio.gather(*map(columns, both, tables))
+            assert ("probabilities" in decisions, "probabilities" in outcomes) == (True, False)

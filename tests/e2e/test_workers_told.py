@@ -41,6 +41,7 @@ def config(scripted):
             {"name": "auto", "models": ["one", "two"], "weights": {"one": 1, "two": 1}},
             {"name": "tried", "models": ["one", "two"]},
             {"name": "frail", "models": ["fragile"]},
+            {"name": "kept", "models": ["one"], "cache": {}},
         ],
     }
 
@@ -87,6 +88,43 @@ async def test_a_key_that_one_makes_opens_all_and_revoked_opens_none(both):
         await first.at.admin("DELETE", f"/keys/{made['id']}")
         assert await refused(first)
         await everywhere(both, refused)
+
+
+async def test_answers_that_one_is_asked_to_drop_are_dropped_by_all(both):
+    """Each keeps its own, and whoever wants an answer gone does not know which has it."""
+    for first, second in (both, both[::-1]):
+
+        async def mode(worker):
+            return (await worker.at.ask("kept", temperature=0)).mode
+
+        assert [await mode(worker) for worker in (first, first, second, second)][1::2] == ["cached", "cached"]
+        assert await first.at.admin("DELETE", "/pools/kept/cache") == {"dropped": 1}
+        assert await mode(first) != "cached"
+
+        async def dropped(worker):
+            body = {"model": "kept", "messages": HELLO, "max_tokens": 50, "temperature": 0}
+            headers = {"Authorization": f"Bearer {KEY}", "Cache-Control": "only-if-cached"}
+            url = f"{worker.at.service.url}/v1/chat/completions"
+            async with worker.http.post(url, json=body, headers=headers) as response:
+                return response.status == 504
+
+        await polled(lambda second=second: dropped(second))
+
+
+async def test_when_a_key_was_last_used_is_known_to_all(both):
+    first, second = both
+    made = await first.at.admin("POST", "/keys", {"user": "cy"}, status=201)
+    await polled(lambda: opens(second, made["secret"]))
+
+    async def seen(worker):
+        (key,) = [key for key in (await worker.at.admin("GET", "/keys"))["keys"] if key["id"] == made["id"]]
+        return key["last_used_at"] is not None
+
+    await everywhere(both, seen)
+
+
+async def opens(worker, key):
+    return (await status_at(worker, "one", key))[0] == 200
 
 
 async def test_a_model_that_joins_at_one_serves_at_all_until_it_leaves(both, scripted):

@@ -15,18 +15,18 @@ def standing(model, to_state, **more):
     return (None, Event("filter_event", "", TS, orjson.dumps(row)))
 
 
-def notice(member):
-    row = {"subject": "budgets", "what": "spent", "pool": None, "model": None, "after": {"member": member}}
+def notice(member, **more):
+    row = {"subject": "budgets", "what": "spent", "pool": None, "model": None, "after": {"member": member} | more}
     return (("budgets", "spent"), Event("change", "", TS, orjson.dumps(row)))
 
 
 def test_what_was_logged_is_due_no_more():
     due = Due()
-    due.add([standing("a", "filtered"), standing("b", "filtered"), notice("ada"), notice("bob")], TS)
+    due.add([standing("a", "filtered"), standing("b", "filtered"), notice("ada", reserved=0.0), notice("bob")], TS)
     due.logged(standing("a", "filtered", evidence=7.0)[1])
     due.logged(standing("b", "admitted")[1])
     due.logged(Event("outcome", "d", TS, b"{}"))
-    due.logged(notice("ada")[1])
+    due.logged(notice("ada", reserved=0.5)[1])  # by one who had other calls under way
     assert due.taken(TS + 60) == [standing("b", "filtered"), notice("bob")]
     assert due.taken(TS + 60) == []
 

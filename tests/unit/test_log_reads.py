@@ -167,6 +167,13 @@ async def test_a_file_left_by_a_service_that_was_killed_goes_at_the_start(log, t
     assert not (tmp_path / "log-export.parquet").exists()
 
 
+async def test_a_worker_that_starts_leaves_alone_what_another_is_writing(log, tmp_path):
+    (tmp_path / "log-export.parquet").write_bytes(b"half")
+    (tmp_path / "log-export-1.parquet").write_bytes(b"half")
+    LogExport(log, tmp_path, index=1)
+    assert [found.name for found in tmp_path.glob("*.parquet")] == ["log-export.parquet"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "param"), [(("rejected",), "table"), (("",), "table"), (("outcomes", 2.0, 2.0), "since")]
 )
