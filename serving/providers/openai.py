@@ -54,10 +54,11 @@ class OpenAI:
         return {} if api_key is None else {"Authorization": f"Bearer {api_key.get_secret_value()}"}
 
     def answer(self, call: Call, parsed: dict[str, Any]) -> dict[str, Any]:
-        """The answer as it is; some servers answer an error with status 200."""
-        del call
-        if isinstance(parsed.get("error"), dict) and "choices" not in parsed and "data" not in parsed:
-            raise ValueError("the answer is an error with status 200")
+        """The answer as it is, once it is one; some servers answer an error with status 200."""
+        expected = "data" if call.kind == "embeddings" else "choices"
+        if not isinstance(parsed.get(expected), list):
+            wrong = "the answer is an error with status 200" if parsed.get("error") else f"it has no list of {expected}"
+            raise ValueError(wrong)
         return parsed
 
     def usage(self, call: Call, answer: dict[str, Any]) -> Usage:
