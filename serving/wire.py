@@ -227,6 +227,13 @@ class StreamRewriter:
         self.usage = Usage(None, None)
         self.pieces = 0  # events that carried content; about one token each, the estimate when usage never comes
         self.done = False
+        self._begun: set[int] = set()  # choices by their index
+        self._ended: set[int] = set()
+
+    @property
+    def whole(self) -> bool:
+        """Whether every choice has come to its end: all there is, where a server leaves out the `[DONE]` behind it."""
+        return bool(self._begun) and self._begun == self._ended
 
     def rewrite(self, data: bytes) -> bytes:
         """The event to pass on, empty for one to leave out; ValueError when it is not what the protocol says."""
@@ -249,8 +256,16 @@ class StreamRewriter:
             event.pop("usage", None)
         if choices:
             self.pieces += 1
+            self._note_ends(choices)
         event["id"], event["model"] = self._id, self._model
         return b"data: " + _dumped(event) + b"\n\n"
+
+    def _note_ends(self, choices: Any) -> None:
+        for choice in choices if isinstance(choices, list) else ():
+            if isinstance(choice, dict) and isinstance(index := choice.get("index", 0), int):
+                self._begun.add(index)
+                if choice.get("finish_reason") is not None:
+                    self._ended.add(index)
 
 
 def _dumped(value: Any) -> bytes:

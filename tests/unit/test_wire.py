@@ -250,3 +250,28 @@ def test_an_event_that_is_no_json(data):
 
 def test_an_error_of_null_is_none():
     assert rewritten(StreamRewriter("pm-1", "ours", show_usage=False), {"error": None, "choices": [{}]}) is not None
+
+
+def choice(index=0, finish_reason=None):
+    return {"choices": [{"index": index, "delta": {}, "finish_reason": finish_reason}]}
+
+
+@pytest.mark.parametrize(
+    ("events", "whole"),
+    [
+        ([], False),
+        ([{"choices": []}], False),
+        ([choice()], False),
+        ([choice(), choice(finish_reason="stop")], True),
+        ([choice(finish_reason="stop"), choice(), {"choices": [], "usage": None}], True),
+        ([choice(0), choice(1), choice(0, "length")], False),
+        ([choice(0), choice(1), choice(1, "stop"), choice(0, "length")], True),
+        ([{"choices": [{"finish_reason": "stop"}]}], True),
+        ([{"choices": [7, {"index": []}]}, {"choices": {"index": 0}}, {"choices": "x"}], False),
+    ],
+)
+def test_a_stream_is_whole_once_each_choice_has_said_why_it_ended(events, whole):
+    rewriter = StreamRewriter("pm-1", "ours", show_usage=True)
+    for event in events:
+        rewriter.rewrite(orjson.dumps(event))
+    assert (rewriter.whole, rewriter.done) == (whole, False)
