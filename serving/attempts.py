@@ -198,7 +198,8 @@ class Attempts:
         reservation = await means.ledger.reserve(self.caller.principal, worst.usd, worst.tokens, time.time())
         call = self.call
         if reservation.hard and worst.max_tokens is not None:  # what was set aside must be what it can cost
-            call = replace(call, body={**call.body, "max_tokens": worst.max_tokens})
+            rest = {name: value for name, value in call.body.items() if name != "max_completion_tokens"}
+            call = replace(call, body=rest | {"max_tokens": worst.max_tokens})
         try:
             if reservation.held and not endpoint.available(time.monotonic()):  # others were faster meanwhile
                 endpoint = self._picked(endpoints)
