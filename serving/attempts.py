@@ -365,6 +365,7 @@ class Attempt:
             endpoint=self.endpoint.name,
             cached_tokens=usage.cached_tokens,
         )
+        attempts.caller.tokens += (usage.input_tokens or 0) + (usage.output_tokens or 0)
         attempts.caller.about.attempted(outcome)
         try:
             means.learner.note_outcome(record, outcome)

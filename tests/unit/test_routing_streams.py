@@ -8,7 +8,10 @@ import time
 import pytest
 from test_routing import ANYONE, CHUNKS, call, outcomes, routing  # noqa: F401 - a fixture
 
+from serving.access.budget_settings import LimitEntry
+from serving.access.rates import Rates
 from serving.errors import CallerGone, UpstreamError, UpstreamTimeout
+from serving.intake import Intake
 from serving.records import Caller
 
 
@@ -78,3 +81,22 @@ async def test_a_caller_who_left_while_it_should_have_read_was_not_waiting_for_t
         await streamed(routing(CHUNKS), held_store, read=read)
     (outcome,) = outcomes(held_store)
     assert (outcome["status"], outcome["latency_s"] < 0.1) == ("cancelled", True)
+
+
+async def test_tokens_of_a_stream_that_its_caller_left_count_against_its_rate(routing, held_store):
+    """Else a limit of tokens would be none to whoever hangs up before the last event."""
+    caller, limit = Caller(ANYONE), LimitEntry(scope="all", tokens_per_minute=1_000)
+    intake = Intake(None, Rates([limit]), None, None, None)
+    asked = call(stream=True, max_tokens=500)
+    taken = await intake.take(asked, caller, 1.0)
+
+    async def read():
+        raise CallerGone("it has read enough")
+
+    with pytest.raises(CallerGone):
+        await streamed(routing(CHUNKS), held_store, read=read, caller=caller, asked=asked)
+    intake.settle(taken, caller, 1.0)
+    (outcome,) = outcomes(held_store)
+    assert caller.tokens == outcome["input_tokens"] + outcome["output_tokens"] > 0
+    told = (await intake.take(asked, Caller(ANYONE), 1.0)).headers["x-ratelimit-remaining-tokens"]
+    assert int(told) == 1_000 - caller.tokens - asked.prompt.input_tokens - 500
