@@ -75,6 +75,6 @@ class Measures:
 def _rates(price: Price | None) -> tuple[float, float, float, float]:
     """USD per million tokens of input, of output, of input from a cache, and USD per call (`Price.cost_usd`)."""
     if price is None:
-        return (np.nan,) * 4
+        return np.nan, np.nan, np.nan, np.nan
     cached = price.input_per_million if price.cached_input_per_million is None else price.cached_input_per_million
     return price.input_per_million, price.output_per_million, cached, price.per_call

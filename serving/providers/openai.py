@@ -22,8 +22,8 @@ _CONTEXT_CODES = (
     "string_above_max_length",
 )
 _CONTENT_CODES = ("content_filter", "content_policy_violation", "content_policy", "moderation_blocked")
-# Most servers have no code for it, only a sentence: vLLM and Groq, llama.cpp, Ollama, Mistral, Together, Anthropic, xAI,
-# Gemini, Moonshot.
+# Most servers have no code for it, only a sentence: vLLM and Groq, llama.cpp, Ollama, Mistral, Together, Anthropic,
+# xAI, Gemini, Moonshot.
 _CONTEXT_TEXT = re.compile(
     r"maximum (context|prompt) length|context (length|window|size)|reduce the length|prompt is too long|"
     r"prompt contains \d+ tokens|max_new_tokens. must be|too many (input )?tokens|exceed context limit|"

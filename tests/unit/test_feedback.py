@@ -225,9 +225,7 @@ def test_a_quality_is_a_number_from_0_to_1(value):
 )
 async def test_metrics_may_be_as_large_as_numbers_are(desk, record, learner, held_store, correct, helpful, quality):  # noqa: PLR0917 - a row's columns
     """Their weighted mean is held between 0 and 1, and no sum on the way there overflows."""
-    task = asyncio.create_task(
-        desk.accept(reward(record, metrics={"correct": correct, "helpful": helpful}), NOW)
-    )
+    task = asyncio.create_task(desk.accept(reward(record, metrics={"correct": correct, "helpful": helpful}), NOW))
     await settled(task)
     held_store.commit()
     assert await task == "recorded"

@@ -1,4 +1,4 @@
-"""What endpoints say when they refuse, in all the forms they have for it: passed on as OpenAI's object, and understood."""
+"""What endpoints say when they refuse, in whatever form: passed on as OpenAI's object, and understood."""
 
 from __future__ import annotations
 

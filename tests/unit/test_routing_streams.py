@@ -1,4 +1,4 @@
-"""Streams on their way through routing: when one has ended, what its first token is, and whose time it is that passes."""
+"""Streams on their way through routing: when one has ended, what its first token is, and whose time passes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import asyncio
 import time
 
 import pytest
-from test_routing import ANYONE, CHUNKS, call, outcomes, routing  # noqa: F401 - a fixture
+import test_routing
+from test_routing import ANYONE, CHUNKS, call, outcomes
 
 from serving.access.budget_settings import LimitEntry
 from serving.access.rates import Rates
@@ -34,6 +35,7 @@ async def streamed(router, held_store, read=None, caller=None, asked=None):
     return b"".join(events)
 
 
+routing = test_routing.routing  # the fixture
 ENDED = b'data: {"choices":[{"index":0,"delta":{"content":"b"},"finish_reason":"stop"}]}\n\n'
 
 
