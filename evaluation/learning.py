@@ -231,23 +231,25 @@ def _outcomes(chunk: LoggedRounds, i: int, cost_usd: float) -> list[tuple[int, O
                     input_tokens=one.input_tokens,
                     output_tokens=one.output_tokens,
                     cost_usd=one.cost_usd,
+                    time_to_first_token_s=one.time_to_first_token_s,
                     attempt=one.attempt,
                     http_status=one.http_status,
                 ),
             )
             for one in several
         ]
-    if chunk.outcome_seq[i] < 0 or not (chunk.answered[i] or chunk.failed[i]):
-        return []  # its caller gave up, or told nothing
+    if chunk.outcome_seq[i] < 0:
+        return []  # its caller told nothing
     outcome = Outcome(
         decision_id="",
         ts=0.0,
         model=chunk.arms[chunk.chosen[i]],
-        status="ok" if chunk.answered[i] else "error",
+        status="ok",
         latency_s=_known(chunk.latency_s[i]),
         input_tokens=_whole(chunk.tokens_in[i]),
         output_tokens=_whole(chunk.tokens_out[i]),
         cost_usd=_known(cost_usd),
+        time_to_first_token_s=_known(chunk.first_token_s[i]),
     )
     return [(int(chunk.outcome_seq[i]), outcome)]
 

@@ -30,6 +30,7 @@ class Attempt:
     input_tokens: int | None
     output_tokens: int | None
     cost_usd: float | None
+    time_to_first_token_s: float | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,13 +42,14 @@ class LoggedRounds:
     `feasible` (n, K). `predicted_*` (n, K): as logged with the decision, NaN where unknown. `category`, `tier` (n,):
     codes of groups, -1 for none. What came of asking the model chosen, each (n,), NaN where unknown: `quality` (of its
     answer; 0 where it failed, whoever answered then), `cost_usd` and `latency_s` (over its own attempts, retries
-    included), `tokens_in`, `tokens_out`, `logged_reward`. `failed` (n,): the model was to blame. `seq`, and
+    included), `tokens_in` (`tokens_cached` of them from a cache), `tokens_out`, `first_token_s`, `logged_reward`.
+    `failed` (n,): the model was to blame. `seq`, and
     `outcome_seq`, `first_seq`, `last_seq` (-1 where there is none): positions in the log of the decision, its outcome,
     its first and last feedback, which said `first_quality` and `last_quality`.
 
     For who learns: `graded` (n,): the model whose answer feedback speaks of, -1 for none of these; `drawn` (n,): false
     where nobody could have chosen otherwise; `beside` (n,): a shadow of another decision. `attempts`: by row, those of
-    decisions that took several.
+    decisions that took several, or did not end well.
     """
 
     arms: tuple[str, ...]
@@ -68,6 +70,8 @@ class LoggedRounds:
     latency_s: FloatArray
     tokens_in: FloatArray
     tokens_out: FloatArray
+    tokens_cached: FloatArray
+    first_token_s: FloatArray
     logged_reward: FloatArray
     answered: BoolArray
     failed: BoolArray
@@ -132,6 +136,8 @@ class LoggedRounds:
             latency_s=_filled(found["latency_s"]),
             tokens_in=_filled(found["tokens_in"]),
             tokens_out=_filled(found["tokens_out"]),
+            tokens_cached=_filled(found["tokens_cached"]),
+            first_token_s=_filled(found["first_token_s"]),
             logged_reward=np.where(own, _filled(found["reward"]), np.nan),
             answered=answered,
             failed=failed,

@@ -40,7 +40,10 @@ _TABLES: Final = {  # what of each is needed
     "filter_events": "seq ts pool model from_state to_state",
     "benchmark_results": "seq ts suite item_id category model quality",
 }
-_LATER: Final = {"decisions": ("experiment", "origin")}  # texts that older logs do not have
+_LATER: Final = {  # what older logs do not have, or nobody need give
+    "decisions": {"experiment": "VARCHAR", "origin": "VARCHAR"},
+    "outcomes": {"cached_tokens": "BIGINT", "time_to_first_token_s": "DOUBLE"},
+}
 _TOLD_BY: Final = {  # what tells a Parquet file's table
     "decisions": "probabilities",
     "outcomes": "attempt",
@@ -197,8 +200,8 @@ def _make_part(
     """A schema with a view of each table; what a log of before does not have is NULL there."""
     connection.execute(f"CREATE SCHEMA {name}")
     for table, (source, columns) in sources.items():
-        missing = [column for column in _LATER.get(table, ()) if column not in columns]
-        more = "".join(f", NULL::VARCHAR AS {column}" for column in missing)
+        missing = {column: kind for column, kind in _LATER.get(table, {}).items() if column not in columns}
+        more = "".join(f", NULL::{kind} AS {column}" for column, kind in missing.items())
         connection.execute(f"CREATE VIEW {name}.{table} AS SELECT *{more} FROM ({source})")
 
 

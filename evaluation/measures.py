@@ -49,12 +49,10 @@ class Measures:
         """What each call cost, by these prices where both token counts are known."""
         if self.prices is None:
             return chunk.cost_usd
-        of_arm = [self.prices.get(name) for name in chunk.arms]
-        each = np.array(
-            [[np.nan, np.nan] if p is None else [p.input_per_million, p.output_per_million] for p in of_arm]
-        )
-        price = each[chunk.chosen]
-        cost = (chunk.tokens_in * price[:, 0] + chunk.tokens_out * price[:, 1]) / 1e6
+        each = np.array([_rates(self.prices.get(name)) for name in chunk.arms])
+        fresh, output, cached, by_call = each[chunk.chosen].T
+        saved = np.minimum(np.nan_to_num(chunk.tokens_cached), chunk.tokens_in) * (fresh - cached)
+        cost = (chunk.tokens_in * fresh - saved + chunk.tokens_out * output) / 1e6 + by_call
         return np.where(np.isnan(cost), chunk.cost_usd, cost)
 
     def _reward(self, chunk: LoggedRounds, cost_usd: FloatArray) -> FloatArray:
@@ -72,3 +70,11 @@ class Measures:
             if weight > 0:
                 total = total + weight * part
         return total
+
+
+def _rates(price: Price | None) -> tuple[float, float, float, float]:
+    """USD per million tokens of input, of output, of input from a cache, and USD per call (`Price.cost_usd`)."""
+    if price is None:
+        return np.nan, np.nan, np.nan, np.nan
+    cached = price.input_per_million if price.cached_input_per_million is None else price.cached_input_per_million
+    return price.input_per_million, price.output_per_million, cached, price.per_call

@@ -262,7 +262,9 @@ _JOINED: Final = f"""
     o AS (
         SELECT decision_id, count(*) AS attempts,
                arg_max(struct_pack(status := a.status, http_status := a.http_status, tokens_in := a.input_tokens,
-                                   tokens_out := a.output_tokens), a.attempt) FILTER (a.model = chosen) AS own,
+                                   tokens_out := a.output_tokens, cached := a.cached_tokens,
+                                   first_token_s := a.time_to_first_token_s), a.attempt)
+                   FILTER (a.model = chosen) AS own,
                arg_max(struct_pack(model := a.model, status := a.status, http_status := a.http_status), a.attempt)
                    AS last,
                sum(a.cost_usd) FILTER (a.model = chosen) AS cost_usd,
@@ -279,18 +281,20 @@ _JOINED: Final = f"""
     joined AS (
         SELECT $part AS part, d.seq, {{condition}} AS selected, d.drawn, d.origin IS NOT NULL AS beside, d.ts,
                d.category, d.tier, d.chosen, d.input_tokens, o.own.status AS status, o.own.tokens_in AS tokens_in,
-               o.own.tokens_out AS tokens_out, coalesce(o.attempts, 0) AS attempts, o.cost_usd, o.latency_s,
+               o.own.tokens_out AS tokens_out, o.own.cached AS tokens_cached, o.own.first_token_s AS first_token_s,
+               coalesce(o.attempts, 0) AS attempts, o.cost_usd, o.latency_s,
                o.outcome_seq, o.other_usd, coalesce(o.last.model, d.chosen) AS served_by, r.* EXCLUDE (decision_id),
-               CASE WHEN NOT {_FAILED.format("o.last")} THEN coalesce(o.last.model, d.chosen) END AS graded,
+               CASE WHEN coalesce(o.last.status, 'ok') = 'ok' THEN coalesce(o.last.model, d.chosen) END AS graded,
                {_FAILED.format("o.own")} AS failed
         FROM d LEFT JOIN o USING (decision_id) LEFT JOIN r USING (decision_id) ORDER BY d.seq)
     SELECT nextval('row_numbers') AS row, * FROM joined
 """
 _ATTEMPTS: Final = """
     SELECT r.row, o.seq, o.attempt, o.model, o.status, o.http_status, o.latency_s, o.input_tokens, o.output_tokens,
-           o.cost_usd
+           o.cost_usd, o.time_to_first_token_s
     FROM rounds r JOIN {part}.decisions d ON d.seq = r.seq JOIN {part}.outcomes o USING (decision_id)
-    WHERE r.part = $part AND r.row >= $start AND r.row < $stop AND (r.attempts > 1 OR r.served_by <> r.chosen)
+    WHERE r.part = $part AND r.row >= $start AND r.row < $stop
+          AND (r.attempts > 1 OR r.served_by <> r.chosen OR r.status <> 'ok')
     ORDER BY r.row, o.seq
 """
 _FAULTS: Final = (

@@ -42,6 +42,7 @@ __all__ = ["Attempt", "Attempts", "Means"]
 
 _NO_USAGE = Usage(None, None)
 _SHORTLY_S = 0.001
+_READING_SHARE = 0.1  # of an attempt's time: from there on it was the caller who let it pass
 
 
 def _never() -> bool:
@@ -200,7 +201,8 @@ class Attempts:
         reservation = await means.ledger.reserve(self.caller.principal, worst.usd, worst.tokens, time.time())
         call = self.call
         if reservation.hard and worst.max_tokens is not None:  # what was set aside must be what it can cost
-            call = replace(call, body={**call.body, "max_tokens": worst.max_tokens})
+            rest = {name: value for name, value in call.body.items() if name != "max_completion_tokens"}
+            call = replace(call, body=rest | {"max_tokens": worst.max_tokens})
         try:
             if reservation.held and not endpoint.available(time.monotonic()):  # others were faster meanwhile
                 endpoint = self._picked(endpoints)
@@ -236,13 +238,14 @@ class Attempt:
         number: int,
     ) -> None:
         self.call, self.body, self.model, self.endpoint, self.reservation = call, body, model, endpoint, reservation
-        self.waited_s = 0.0  # for the caller to read what had come: not the upstream's time
+        self._waited_s = 0.0
         self.usage = _NO_USAGE
         self.rewriter: StreamRewriter | None = None
         self.started = 0.0
         self.committed = False  # something was passed on: no other attempt can take over
         self._attempts, self._number = attempts, number
-        self._first_byte_s: float | None = None
+        self._first_event_s: float | None = None
+        self._handed_over: float | None = None  # since when the caller reads what has come
         self._probe = False
         self._calls = 1  # that went as one with this
         self._fault: Fault | None = None
@@ -268,10 +271,24 @@ class Attempt:
             return self._fault.stream(self.endpoint, self.call, self.body)
         return self.endpoint.stream(self.call, self.body)
 
-    def first_byte(self) -> None:
-        """Note the time of the answer's first byte."""
-        if self._first_byte_s is None:
-            self._first_byte_s = time.perf_counter() - self.started
+    def first_event(self) -> None:
+        """Note the time of the answer's first event; what only keeps a connection alive is none."""
+        if self._first_event_s is None:
+            self._first_event_s = time.perf_counter() - self.started
+
+    def handed_over(self) -> None:
+        """What has come is the caller's to read."""
+        self._handed_over = time.perf_counter()
+
+    def taken(self) -> None:
+        """It has been read; the next is the upstream's to say."""
+        self._waited_s, self._handed_over = self.waited_s, None
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds that the caller took to read what had come, also if it still does: not the upstream's time."""
+        now_s = 0.0 if self._handed_over is None else time.perf_counter() - self._handed_over
+        return self._waited_s + now_s
 
     async def __aenter__(self) -> Self:
         self.started = time.perf_counter()
@@ -298,10 +315,13 @@ class Attempt:
         except TimeoutError:
             error = UpstreamTimeout(self.model.name, self._given_s)
         rushed = self._given_s < min(self.model.timeout_s, attempts.fair_s) - _SHORTLY_S
+        read_slowly = self.waited_s > _READING_SHARE * self._given_s
         if error is None:
             self._record_outcome("ok", 200, None, failed=False)
         elif isinstance(error, UpstreamTimeout) and rushed:  # it was given too little time to be at fault
             self._record_outcome("cancelled", None, "deadline_exceeded", failed=None)
+        elif isinstance(error, UpstreamTimeout) and read_slowly:  # nor where its caller took that time
+            self._record_outcome("cancelled", None, "caller_read_slowly", failed=None)
         elif isinstance(error, UpstreamError):
             status: Status = "timeout" if isinstance(error, UpstreamTimeout) else "error"
             limited = error.http_status == 429  # which says that it is busy, and when again: not that it is down
@@ -336,7 +356,7 @@ class Attempt:
             model=self.model.name,
             status=status,
             latency_s=max(0.0, time.perf_counter() - self.started - self.waited_s),
-            time_to_first_token_s=self._first_byte_s,
+            time_to_first_token_s=self._first_event_s,
             input_tokens=usage.input_tokens,
             output_tokens=usage.output_tokens,
             cost_usd=self.model.cost_usd(usage, answered=status == "ok", calls=self._calls),
@@ -348,6 +368,7 @@ class Attempt:
             endpoint=self.endpoint.name,
             cached_tokens=usage.cached_tokens,
         )
+        attempts.caller.tokens += (usage.input_tokens or 0) + (usage.output_tokens or 0)
         attempts.caller.about.attempted(outcome)
         try:
             means.learner.note_outcome(record, outcome)

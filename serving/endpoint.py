@@ -164,7 +164,7 @@ class Endpoint:
             self._idle.set()
 
     async def _post(self, call: Call, body: bytes) -> aiohttp.ClientResponse:
-        """A response whose status is 200."""
+        """A response that says it is an answer: 200, or any other of its kind."""
         path = self._provider.path(call, self._upstream_model)
         url = self._urls.get(path) or self._urls.setdefault(path, URL(f"{self._base}{path}"))
         headers = self._headers
@@ -172,7 +172,7 @@ class Endpoint:
             headers = headers.copy()
             headers.update(call.passed_on)
         response = await self._session.post(url, data=body, headers=headers, allow_redirects=False)
-        if response.status != 200:
+        if not 200 <= response.status < 300:
             async with response:
                 raise await self._refusal(response)
         return response

@@ -243,8 +243,9 @@ class FeedbackDesk:
         weights = self._quality_metrics.get(record.decision.pool)
         if not weights or not all(name in metrics for name in weights):
             return None
-        mean = math.fsum(weights[name] * metrics[name] for name in weights) / math.fsum(weights.values())
-        return min(1.0, max(0.0, mean))
+        scale = max(1.0, *(abs(metrics[name]) for name in weights))  # sums of what may be posted could overflow
+        mean = math.fsum(weights[name] * (metrics[name] / scale) for name in weights) / math.fsum(weights.values())
+        return min(1.0, max(0.0, mean * scale))
 
 
 async def _agreed(take: Callable[[], tuple[Accepted, asyncio.Future[None] | None]]) -> Accepted:

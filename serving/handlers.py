@@ -247,7 +247,6 @@ class Handlers(
             with self._metrics.objectives.request(call.model, arrived, call.timeout_s) as served:
                 taken = await self._intake.take(call, caller, time.time())
                 caller.about.admitted(call)
-                used: Outcome | None = None
                 try:
                     if call.stream:
                         response, used = await self._stream(request, call, caller, served)
@@ -255,7 +254,7 @@ class Handlers(
                         async with self._life.call():
                             response, used = await self._complete(call, caller, arrived)
                 finally:
-                    self._intake.settle(taken, used, time.time())
+                    self._intake.settle(taken, caller, time.time())
                 served.ended(used)
             return response
 

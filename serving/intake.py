@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bandit.types import Outcome
 from serving.access.ledger import Ledger
 from serving.access.rates import Rates, Taken
 from serving.records import Caller
@@ -38,10 +37,9 @@ class Intake:
         caller.headers.update(taken.headers)
         return taken
 
-    def settle(self, taken: Taken, outcome: Outcome | None, now: float) -> None:
-        """Count the tokens that a call took in truth; none where it failed."""
-        tokens = 0 if outcome is None else (outcome.input_tokens or 0) + (outcome.output_tokens or 0)
-        self.rates.settle(taken, tokens, now)
+    def settle(self, taken: Taken, caller: Caller, now: float) -> None:
+        """Count the tokens that a call took in truth, as far as they are known: also of one that was given up."""
+        self.rates.settle(taken, caller.tokens, now)
 
     def told(self, caller: Caller, now: float) -> dict[str, str]:
         """The headers that say what is left of the caller's budgets."""

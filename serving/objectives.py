@@ -39,6 +39,7 @@ __all__ = ["Objectives", "Served"]
 
 Result = Literal["ok", "failed", "refused", "cancelled"]
 _RESULTS: Final = ("ok", "failed", "refused", "cancelled")
+_LEFT: Final = ("caller_went_away", "caller_read_slowly")  # of outcomes
 _GONE: Final = (CallerGone, CancelledError, ConnectionResetError)
 _OURS: Final = (DeadlineExceeded, NothingAvailable, NothingFeasible, Overloaded, Unavailable, UpstreamError)
 
@@ -147,7 +148,7 @@ class Served:
         if outcome is None:
             self._result = "cancelled"
         elif outcome.status != "ok":  # a stream that broke off
-            gone = outcome.status == "cancelled" and outcome.error == "caller_went_away"
+            gone = outcome.status == "cancelled" and outcome.error in _LEFT
             self._result = "cancelled" if gone else "failed"
 
     def __enter__(self) -> Self:

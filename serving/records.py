@@ -52,8 +52,8 @@ class Caller:
     """Who makes a call, and what goes with it beside the body.
 
     `session`: its hash. `deadline`, and `arrived`, from which the call's own deadline counts, are on the event loop's
-    clock, in seconds. `headers`: what any part wants to tell the caller, on answers and on errors. `about`: what its
-    log lines and its trace say of it.
+    clock, in seconds. `headers`: what any part wants to tell the caller, on answers and on errors. `tokens`: that its
+    attempts have taken, as far as is known. `about`: what its log lines and its trace say of it.
     """
 
     principal: Principal
@@ -63,6 +63,7 @@ class Caller:
     deadline: float | None = None
     arrived: float | None = None
     headers: dict[str, str] = field(default_factory=dict)
+    tokens: int = 0
     about: About = field(default_factory=About)
 
 

@@ -13,6 +13,7 @@ import orjson
 
 __all__ = ["RetryAfter", "own_error"]
 
+_FIELDS: Final = ("message", "type", "param", "code")
 _LONGEST_REST_S: Final = 60.0  # that an endpoint's Retry-After keeps others from it
 _SECONDS = re.compile(r"[0-9]{1,9}", re.ASCII)
 _DATE = re.compile(r"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT", re.ASCII)
@@ -33,14 +34,19 @@ class RetryAfter:
 def own_error(raw: bytes, status: int, secrets: Sequence[bytes]) -> dict[str, Any]:
     """The error in a body as OpenAI's object has it; `secrets`, as JSON spells them, are replaced by `***`.
 
-    What is passed on to the caller may quote the request, and with it our key and headers.
+    What is passed on to the caller may quote the request, and with it our key and headers. Some servers have no object
+    of its own for an error (Mistral, older vLLM), some a list of one (Google).
     """
     try:
         text = orjson.dumps(orjson.loads(raw))
         for secret in secrets:
             text = text.replace(secret, b"***")
         body = orjson.loads(text)
-        said = body.get("error", body.get("detail", ""))  # a sentence, where it is not OpenAI's object
-        return said if isinstance(said, dict) else {"message": str(said)}
+        if isinstance(body, list):
+            (body,) = body
+        said = body.get("error") or body.get("detail")  # a sentence, where it is not OpenAI's object
+        if said is None:
+            said = {name: body[name] for name in _FIELDS if body.get(name) is not None}
+        return said if isinstance(said, dict) and said else {"message": str(said or f"status {status}")}
     except (ValueError, TypeError, AttributeError):  # no JSON, deeper than may be written, or no object
         return {"message": f"status {status}"}

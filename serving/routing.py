@@ -227,7 +227,6 @@ async def _events(
 ) -> AsyncIterator[bytes]:
     reader, model = EventReader(_MAX_EVENT_BYTES), attempt.model.name
     async for chunk in chunks:
-        attempt.first_byte()
         passed: list[bytes] = []
         malformed: str | None = None
         try:
@@ -239,12 +238,14 @@ async def _events(
         except ValueError as error:
             malformed = str(error)
         if any(passed):
-            handed_over = time.perf_counter()
+            attempt.first_event()
+            attempt.handed_over()
             yield b"".join(passed)  # what came before the malformed event, too
-            attempt.waited_s += time.perf_counter() - handed_over
+            attempt.taken()
         if rewriter.done:
             return
         if malformed is not None:
             raise UpstreamError(model, f"malformed stream: {malformed}", 200, "upstream_malformed")
-    if not rewriter.done:
+    if translator is not None or not rewriter.whole:
         raise UpstreamError(model, "the stream ended early", 200, "upstream_disconnected")
+    yield rewriter.rewrite(b"[DONE]")

@@ -131,7 +131,10 @@ class ServerSettings(Section):
         default=64 * 2**20, ge=1024, le=2**31, description="Largest answer taken from an endpoint, in bytes."
     )
     max_messages: Count = Field(
-        default=2_000, ge=1, le=1_000_000, description="Most messages one chat request may have."
+        default=2_048,
+        ge=1,
+        le=1_000_000,
+        description="Most messages one chat request may have, and most inputs one of embeddings or completions.",
     )
     shutdown_grace_s: Number = Field(
         default=10.0, ge=0, le=3600, description="Seconds that calls under way get to finish when the service stops."

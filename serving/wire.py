@@ -23,6 +23,7 @@ __all__ = [
     "StreamRewriter",
     "Usage",
     "answer_body",
+    "answers_asked",
     "model_name",
     "parse_body",
     "parse_call",
@@ -35,7 +36,9 @@ __all__ = [
 Kind = Literal["chat/completions", "completions", "embeddings", "infer"]
 MAX_NAME = 256
 _FRAME_TOKENS = 8  # that a chat template puts around a message
+_READ_TOO = {"chat/completions": ("tools", "functions", "response_format"), "completions": ("suffix",)}  # by the model
 _CHARACTERS_PER_TOKEN = 4  # the common rule of thumb for English; only until the upstream's own count comes
+_MOST_ANSWERS = 10_000  # that one may ask for of a prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +115,7 @@ def parse_call(kind: Kind, body: dict[str, Any], hints: Hints, max_messages: int
         session=hints.session,
         in_tool_loop=kind == "chat/completions" and body["messages"][-1]["role"] in ("tool", "function"),
         worst_input_tokens=_worst_input_tokens(kind, body),
-        max_output_tokens=_max_output_tokens(body),
+        max_output_tokens=_max_output_tokens(kind, body),
         timeout_s=hints.timeout_s,
         cache_control=hints.cache_control,
     )
@@ -134,15 +137,23 @@ def _worst_input_tokens(kind: Kind, body: Mapping[str, Any]) -> int:
     messages = len(content) if isinstance(content, list) else 1
     try:
         tokens = len(orjson.dumps(content)) + _FRAME_TOKENS * messages
-        return tokens + (len(orjson.dumps(body["tools"])) if body.get("tools") else 0)
+        return tokens + sum(len(orjson.dumps(body[name])) for name in _READ_TOO.get(kind, ()) if body.get(name))
     except orjson.JSONEncodeError:  # refused by `upstream_body`
         return 0
 
 
-def _max_output_tokens(body: Mapping[str, Any]) -> int | None:
-    given = body.get("max_completion_tokens", body.get("max_tokens"))
-    tokens, choices = _count(given), _count(body.get("n"))
-    return None if tokens is None else tokens * max(1, choices or 1)
+def _max_output_tokens(kind: Kind, body: Mapping[str, Any]) -> int | None:
+    given = body.get("max_completion_tokens")
+    tokens = _count(body.get("max_tokens") if given is None else given)
+    return None if tokens is None else tokens * answers_asked(kind, body)
+
+
+def answers_asked(kind: Kind, body: Mapping[str, Any]) -> int:
+    """How many answers are made: `n`, or `best_of`, for each of the prompts."""
+    counts = [_count(body.get(name)) or 1 for name in ("n", "best_of")]
+    prompts = body.get("prompt") if kind == "completions" else None
+    many = isinstance(prompts, list) and bool(prompts) and isinstance(prompts[0], str | list)
+    return min(_MOST_ANSWERS, max(counts)) * (len(prompts) if many and prompts is not None else 1)
 
 
 def model_name(body: Mapping[str, Any]) -> str:
@@ -227,6 +238,13 @@ class StreamRewriter:
         self.usage = Usage(None, None)
         self.pieces = 0  # events that carried content; about one token each, the estimate when usage never comes
         self.done = False
+        self._begun: set[int] = set()  # choices by their index
+        self._ended: set[int] = set()
+
+    @property
+    def whole(self) -> bool:
+        """Whether every choice has come to its end: all there is, where a server leaves out the `[DONE]` behind it."""
+        return bool(self._begun) and self._begun == self._ended
 
     def rewrite(self, data: bytes) -> bytes:
         """The event to pass on, empty for one to leave out; ValueError when it is not what the protocol says."""
@@ -249,8 +267,16 @@ class StreamRewriter:
             event.pop("usage", None)
         if choices:
             self.pieces += 1
+            self._note_ends(choices)
         event["id"], event["model"] = self._id, self._model
         return b"data: " + _dumped(event) + b"\n\n"
+
+    def _note_ends(self, choices: Any) -> None:
+        for choice in choices if isinstance(choices, list) else ():
+            if isinstance(choice, dict) and isinstance(index := choice.get("index", 0), int):
+                self._begun.add(index)
+                if choice.get("finish_reason") is not None:
+                    self._ended.add(index)
 
 
 def _dumped(value: Any) -> bytes:

@@ -36,10 +36,11 @@ class HandMadeLog:
         event = Event(kind, "", 0.0, orjson.dumps({"ts": START_TS} | row))
         self._kept.events.append(replace(event, seq=self._kept.position + 1))
 
-    def call(self, chosen, *attempts, p=None, feedback=(), ts=START_TS, **more):
+    def call(self, chosen, *attempts, p=None, feedback=(), ts=START_TS, first_token_s=None, tokens=None, **more):
         """A decision between models of probabilities `p`, what came of it, and its feedback (quality, metrics).
 
         An attempt is (model, status, latency_s, cost_usd[, HTTP status]); without any: a good one of the model chosen.
+        `tokens`: of each, those of the input, of them from a cache, and of the output.
         """
         name = f"d{self._calls}"
         self._calls += 1
@@ -60,10 +61,13 @@ class HandMadeLog:
             "predicted_latency_s": [1.0] * len(p),
         }
         self.put("decision", decision_id=name, ts=ts, **row | more)
+        taken = tokens or (None, None, None)
         for i, (model, status, latency_s, cost_usd, *http) in enumerate(attempts or [(chosen, "ok", 1.0, 0.01)]):
             self.put(
                 "outcome", decision_id=name, ts=ts, attempt=i, model=model, status=status, latency_s=latency_s,
                 cost_usd=cost_usd, http_status=http[0] if http else None, error="broke" if http else None,
+                time_to_first_token_s=first_token_s, input_tokens=taken[0], cached_tokens=taken[1],
+                output_tokens=taken[2],
             )  # fmt: skip
         for quality, metrics in feedback:
             self.put("feedback", decision_id=name, ts=ts, quality=quality, metrics=metrics, reward=quality)

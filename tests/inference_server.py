@@ -1,7 +1,7 @@
 """A server of small models: the Open Inference Protocol, JSON of its own, and OpenAI's embeddings, to route tests to.
 
 Served in a thread of the tests' own process: `bodies[name]` are those it was sent, `failing[name]` the status it
-answers with from now on, `waits[name]` the seconds it takes.
+answers with from now on, `waits[name]` the seconds it takes; those in `made` say 201 instead of 200.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class InferenceServer:
     def __init__(self) -> None:
         self.bodies = defaultdict(list)
         self.headers = defaultdict(list)
-        self.failing, self.waits = {}, defaultdict(float)
+        self.failing, self.waits, self.made = {}, defaultdict(float), set()
         self.app = web.Application()
         self.app.router.add_post("/v2/models/{name}/infer", self.open_inference)
         self.app.router.add_post("/v2/models/{name}/versions/{version}/infer", self.open_inference)
@@ -63,7 +63,8 @@ class InferenceServer:
         body = await self._begin(request)
         if "instances" in body:
             return web.json_response({"predictions": [len(str(one)) for one in body["instances"]]})
-        return web.json_response([{"label": request.match_info["name"], "score": 0.5}])
+        status = 201 if request.match_info["name"] in self.made else 200
+        return web.json_response([{"label": request.match_info["name"], "score": 0.5}], status=status)
 
     async def embeddings(self, request):
         """OpenAI's, in the reverse order, with four tokens for each input."""

@@ -23,6 +23,10 @@ ERRORS = {
     "busy": (429, {"Retry-After": "1"}, "busy"),
     "very-busy": (429, {"Retry-After": "17"}, "busy"),
 }
+ODD = {  # as some servers say it: the status, and a body without OpenAI's object
+    "too-long-flat": (400, {"object": "error", "message": "maximum context length is 8 tokens", "code": 400}),
+    "error-200": (200, {"error": "Unexpected endpoint or method. Returning 200 anyway"}),
+}
 
 
 def chunk(text, **more):
@@ -71,6 +75,9 @@ class Scripted:
             status, headers, code = ERRORS.get(what) or (int(what), {}, "broken")
             error = {"message": f"status {status}", "type": "t", "param": None, "code": code}
             return web.json_response({"error": error}, status=status, headers=headers)
+        if what in ODD:
+            status, body = ODD[what]
+            return web.json_response(body, status=status)
         if what == "hang":
             await asyncio.sleep(60)
         if what == "reset":

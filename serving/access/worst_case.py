@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from serving.wire import answers_asked
+
 if TYPE_CHECKING:
     from bandit.types import Price
     from serving.wire import Call
@@ -36,7 +38,7 @@ def worst_case(call: Call, price: Price | None, max_output_tokens: int | None, a
     """
     output, assumed = 0, None
     if call.kind in ("chat/completions", "completions"):
-        choices = _choices(call)
+        choices = answers_asked(call.kind, call.body)
         longest = max_output_tokens or assumed_output_tokens
         if call.max_output_tokens is None:
             output, assumed = longest * choices, longest
@@ -53,12 +55,3 @@ def worst_case(call: Call, price: Price | None, max_output_tokens: int | None, a
     if price.cached_input_per_million is not None:  # a cache may cost more than none
         usd = max(usd, price.cost_usd(call.worst_input_tokens, output, call.worst_input_tokens))
     return WorstCase(usd, tokens, assumed)
-
-
-def _choices(call: Call) -> int:
-    """How many answers are made: `n`, or `best_of`, for each of the prompts."""
-    counts = [call.body.get(name) for name in ("n", "best_of")]
-    each = max([1, *(c for c in counts if isinstance(c, int) and not isinstance(c, bool) and c <= 10_000)])
-    prompts = call.body.get("prompt") if call.kind == "completions" else None
-    many = isinstance(prompts, list) and bool(prompts) and isinstance(prompts[0], str | list)
-    return each * (len(prompts) if many and prompts is not None else 1)

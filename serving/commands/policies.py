@@ -84,6 +84,8 @@ def _pool_candidate(spec: str, rounds: SelectedRounds, measures: Measures, log_p
     if unknown:
         notes.append(f"never in the log, so nothing is known of: {', '.join(unknown)}")
         rounds.admit(unknown)
+    if pool.feedback.missing != "ignore":
+        notes.append("quality that was only assumed (feedback.missing) is not learned here, as the service learned it")
     limit = measures.latency_limit_s if pool.constraints.p95_latency_s is None else pool.constraints.p95_latency_s
     make = _maker(pool, settings, rounds, log_paths, notes)
     return Learning(spec, make, measures_of(pool, settings, limit), notes=notes, answers=rounds.answers())

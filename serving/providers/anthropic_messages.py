@@ -18,6 +18,7 @@ __all__ = ["Block", "conversation", "required_text"]
 
 Block = dict[str, Any]
 _IMAGES = ("image/jpeg", "image/png", "image/gif", "image/webp")
+_MEANT = {"image/jpg": "image/jpeg"}  # as many callers spell it
 _NOT_IN_AN_ID = re.compile(r"[^a-zA-Z0-9_-]")  # other providers' ids of calls may have more signs than it takes
 
 
@@ -174,6 +175,7 @@ def _inline(url: str, kinds: tuple[str, ...], at: str) -> Block:
     """What a data URL (RFC 2397) holds, as a source."""
     head, _, data = url.partition(",")
     kind = head.removeprefix("data:").removesuffix(";base64").lower()
+    kind = _MEANT.get(kind, kind)
     whole = head.startswith("data:") and head.endswith(";base64")
     if not whole or kind not in kinds or not data:
         raise InvalidRequest(f"must be a data URL in base64 of {', '.join(kinds)}", at)

@@ -22,10 +22,12 @@ _CONTEXT_CODES = (
     "string_above_max_length",
 )
 _CONTENT_CODES = ("content_filter", "content_policy_violation", "content_policy", "moderation_blocked")
-# Most servers have no code for it, only a sentence: vLLM and Groq, llama.cpp, Ollama, Mistral, Together, Anthropic.
+# Most servers have no code for it, only a sentence: vLLM and Groq, llama.cpp, Ollama, Mistral, Together, Anthropic,
+# xAI, Gemini, Moonshot.
 _CONTEXT_TEXT = re.compile(
-    r"maximum context length|context (length|window|size)|reduce the length|prompt is too long|"
-    r"prompt contains \d+ tokens|max_new_tokens. must be|too many (input )?tokens|exceed context limit",
+    r"maximum (context|prompt) length|context (length|window|size)|reduce the length|prompt is too long|"
+    r"prompt contains \d+ tokens|max_new_tokens. must be|too many (input )?tokens|exceed context limit|"
+    r"exceeds the maximum number of tokens|exceeded model token limit",
     re.IGNORECASE,
 )
 _CONTENT_TEXT = re.compile(r"content (management )?(policy|filter)|usage polic(y|ies)|safety system", re.IGNORECASE)
@@ -52,10 +54,11 @@ class OpenAI:
         return {} if api_key is None else {"Authorization": f"Bearer {api_key.get_secret_value()}"}
 
     def answer(self, call: Call, parsed: dict[str, Any]) -> dict[str, Any]:
-        """The answer as it is; some servers answer an error with status 200."""
-        del call
-        if isinstance(parsed.get("error"), dict) and "choices" not in parsed and "data" not in parsed:
-            raise ValueError("the answer is an error with status 200")
+        """The answer as it is, once it is one; some servers answer an error with status 200."""
+        expected = "data" if call.kind == "embeddings" else "choices"
+        if not isinstance(parsed.get(expected), list):
+            wrong = "the answer is an error with status 200" if parsed.get("error") else f"it has no list of {expected}"
+            raise ValueError(wrong)
         return parsed
 
     def usage(self, call: Call, answer: dict[str, Any]) -> Usage:

@@ -67,7 +67,7 @@ class Assembly:
         return whole
 
     def _feed_choice(self, part: Mapping[str, Any]) -> None:
-        index = part.get("index", 0)
+        index = _index(part.get("index", 0))
         choice = self._choices.get(index)
         if choice is None:
             start = {"message": {"role": "assistant", "content": None}} if self._chat else {"text": ""}
@@ -103,7 +103,7 @@ def complete(answer: Mapping[str, Any], kind: str) -> bool:
     choices = answer.get("choices")
     if not isinstance(choices, list) or not choices:
         return False
-    return all(isinstance(choice, dict) and choice.get("finish_reason") in _ENDS for choice in choices)
+    return all(isinstance(choice, dict) and _ended(choice, chat=kind == "chat/completions") for choice in choices)
 
 
 def events_of(kind: str, answer: Mapping[str, Any], decision_id: str, model: str, *, usage: bool) -> Iterator[bytes]:
@@ -141,8 +141,26 @@ def _others(fields: Mapping[str, Any], known: tuple[str, ...]) -> dict[str, Any]
     return {name: value for name, value in fields.items() if name not in known and value is not None}
 
 
+def _ended(choice: Mapping[str, Any], *, chat: bool) -> bool:
+    """Whether a choice came to its own end, and can be told as a stream."""
+    message = choice.get("message")
+    calls = message.get("tool_calls") if isinstance(message, dict) else None
+    tellable = isinstance(message, dict) and (calls is None or _all_objects(calls)) if chat else True
+    return tellable and choice.get("finish_reason") in _ENDS
+
+
+def _all_objects(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, dict) for value in values)
+
+
+def _index(value: Any) -> int:
+    if not isinstance(value, int):
+        raise ValueError("an index is no number")  # noqa: TRY004 - not the form we know, as all the rest
+    return value
+
+
 def _feed_tool_call(calls: dict[int, dict[str, Any]], part: Mapping[str, Any]) -> None:
-    call = calls.setdefault(part["index"], {})
+    call = calls.setdefault(_index(part["index"]), {})
     for name, value in part.items():
         if name == "function":
             function = call.setdefault("function", {"name": "", "arguments": ""})

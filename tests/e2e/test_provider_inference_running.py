@@ -109,6 +109,14 @@ async def test_json_of_its_own_passes_as_it_is(server, infer):
     assert "x-pointsman-cost-usd" not in headers  # it has no price
 
 
+async def test_an_answer_that_was_made_is_an_answer(server, infer):
+    """201 is what many servers say to a POST that made something."""
+    server.made.add("labels")
+    told, _, answer = await infer("labelling", {"text": "how now"})
+    server.made.clear()
+    assert (told, answer) == (200, [{"label": "labels", "score": 0.5}])
+
+
 async def test_the_models_key_is_sent_and_the_callers_is_not(server, infer):
     await infer("cheap", ROWS)
     assert server.headers["cheap"][-1]["Authorization"] == "Bearer upstreams-key"

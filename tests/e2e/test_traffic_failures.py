@@ -137,6 +137,8 @@ async def test_a_longer_retry_after_than_is_worth_waiting_ends_the_call(ask, scr
         ("by-utility", "500", {"second", "third"}),
         ("by-utility", "too-long", {"second", "third"}),
         ("by-utility", "filtered", {"second", "third"}),
+        ("by-utility", "too-long-flat", {"second", "third"}),
+        ("by-utility", "error-200", {"second", "third"}),
         ("stated", "500", {"third"}),
         ("stated", "too-long", {"third"}),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import orjson
+import pytest
 
 from serving.traffic.assembly import Assembly, complete, events_of
 
@@ -74,7 +75,7 @@ def test_what_it_does_not_know_is_not_put_together():
 def test_only_an_answer_that_came_to_its_own_end_is_complete():
     ends = {"stop": True, "tool_calls": True, "length": False, "content_filter": False, None: False}
     for end, expected in ends.items():
-        assert complete({"choices": [{"finish_reason": end}]}, "chat/completions") is expected
+        assert complete({"choices": [{"finish_reason": end, "message": {}}]}, "chat/completions") is expected
     assert not complete({"choices": []}, "chat/completions")
     assert complete({"data": []}, "embeddings")
 
@@ -92,3 +93,25 @@ def test_of_a_field_that_it_does_not_know_the_last_value_counts():
     assert {tuple(event["citations"]) for event in events} == {("a", "b")}
     assert events[-1]["choices"] == [{"index": 0, "delta": {}, "finish_reason": "stop", "stop_reason": "END"}]
     assert assembled(events) == answer
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"finish_reason": "stop"},
+        {"finish_reason": "stop", "message": None, "text": "hi"},
+        {"finish_reason": "stop", "message": "hi"},
+        {"finish_reason": "tool_calls", "message": {"tool_calls": {"id": "c1"}}},
+        {"finish_reason": "tool_calls", "message": {"tool_calls": ["c1"]}},
+    ],
+)
+def test_an_answer_that_could_not_be_told_as_a_stream_is_not_kept(choice):
+    """Whatever an endpoint takes for a chat: the next who asks for a stream must not get an error of ours."""
+    assert not complete({"choices": [choice]}, "chat/completions")
+
+
+@pytest.mark.parametrize("index", ["1", [1], None, 1.5])
+def test_a_stream_whose_choices_are_not_numbered_is_not_put_together(index):
+    assert assembled([chunk({"content": "a"}), chunk({"content": "b"}, "stop", index)]) is None
+    calls = [{"index": 0, "id": "a"}, {"index": index, "id": "b"}]
+    assert assembled([chunk({"tool_calls": [call]}) for call in calls]) is None

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hand_made_log import START_TS, HandMadeLog
 
-from bandit import Arm, Features, Pool
+from bandit import Arm, Constraints, Features, Pool, Price
 from evaluation.candidates import named
 from evaluation.judgement import Standards
 from evaluation.learning import Learning
@@ -84,9 +84,9 @@ def test_a_session_an_experiment_and_a_shadow_are_there_to_learn_from(log):
     assert chunk.drawn.tolist() == chunk.selected.tolist()
 
 
-def learned(path, arms="ab"):
+def learned(path, arms="ab", **more):
     """A pool that was taken through a log, to its end."""
-    pool = Pool([Arm(name) for name in arms], name="auto", features=Features(text=None))
+    pool = Pool([Arm(name) for name in arms], name="auto", features=Features(text=None), **more)
     candidate = Learning("own", lambda: pool, Measures())
     with opened([path]) as log:
         chunks = list(SelectedRounds(log, Selection("auto")).chunks(selected_only=False))
@@ -229,3 +229,40 @@ def test_a_log_of_before_is_read_with_nothing_in_the_new_columns(as_of_before, t
     found, selection = judged(path)
     assert found.rounds == 1
     assert selection["left_out_by_mode"] == {"pinned": 1}
+
+
+def test_feedback_on_a_call_that_was_given_up_teaches_a_candidate_as_little_as_the_service(log):
+    """Whoever stops an answer and grades it: the service logs that and learns nothing, since there is no answer."""
+    log.call("a", ("a", "cancelled", 0.3, 0.01), feedback=[(0.0, {})], **WIDE)
+    log.call("a", ("a", "error", 0.3, None, 400), feedback=[(0.0, {})], **WIDE)
+    log.call("b", feedback=[(1.0, {})], **WIDE)
+    assert counts(learned(log.write())) == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("limit", "latency_s", "first_token_s", "seen"),
+    [
+        ("p95_latency_s", 3.0, None, [1, 1]),
+        ("p95_latency_s", 1.0, None, [0, 1]),
+        ("p95_time_to_first_token_s", 3.0, 2.5, [1, 1]),
+        ("p95_time_to_first_token_s", 3.0, 0.5, [0, 1]),
+    ],
+)
+def test_a_candidates_limits_are_tested_by_the_calls_that_tested_the_services(  # noqa: PLR0917 - a row's columns
+    log, limit, latency_s, first_token_s, seen
+):
+    """A call given up counts once it is past the limit, and streams' first tokens count: limits of 2 s."""
+    log.call("a", ("a", "cancelled", latency_s, None), first_token_s=first_token_s, **WIDE)
+    log.call("b", ("b", "ok", 3.0, 0.01), first_token_s=1.0, **WIDE)
+    pool = learned(log.write(), constraints=Constraints(**{limit: 2.0}))
+    assert [pool.filters.evidence(arm, 0).calls for arm in (0, 1)] == seen
+
+
+def test_own_prices_are_those_of_cached_tokens_and_of_calls_too(log):
+    """1,000 tokens in, 400 of them cached, 100 out at 2, 0.5 and 10 USD a million, and 0.003 a call, by hand 0.0054."""
+    log.call("a", tokens=(1_000, 400, 100))
+    log.call("a", tokens=(1_000, None, 100))
+    measures = Measures(prices={"a": Price(2.0, 10.0, 0.5, 0.003), "b": None})
+    with opened([log.write()]) as source:
+        (chunk,) = SelectedRounds(source, Selection("auto")).chunks()
+    assert measures.cost_usd(chunk).tolist() == pytest.approx([0.0054, 0.006])

@@ -217,3 +217,16 @@ def test_a_quality_is_a_number_from_0_to_1(value):
         parse_rewards({"decision_id": "pm-1", "quality": value})
     with pytest.raises(InvalidFields):
         parse_rewards([{"decision_id": "pm-1", "quality": value}])
+
+
+@pytest.mark.parametrize(
+    ("correct", "helpful", "quality"),
+    [(1e308, 1e308, 1.0), (-1e308, -1e308, 0.0), (1e308, -1e308, 1.0), (1.7e308, 0.0, 1.0), (0.5, 0.1, 0.4)],
+)
+async def test_metrics_may_be_as_large_as_numbers_are(desk, record, learner, held_store, correct, helpful, quality):  # noqa: PLR0917 - a row's columns
+    """Their weighted mean is held between 0 and 1, and no sum on the way there overflows."""
+    task = asyncio.create_task(desk.accept(reward(record, metrics={"correct": correct, "helpful": helpful}), NOW))
+    await settled(task)
+    held_store.commit()
+    assert await task == "recorded"
+    assert learner.find(record.decision.decision_id).feedback.quality == pytest.approx(quality)

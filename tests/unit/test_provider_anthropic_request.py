@@ -204,6 +204,12 @@ def test_thoughts_come_back_before_what_followed_them():
     assert turns(USER, said)[1]["content"] == [thought, hidden, {"type": "text", "text": "Yes."}]
 
 
+def test_a_jpg_is_a_jpeg():
+    """Many callers take the ending of a file's name for its kind, and OpenAI's endpoints do not mind."""
+    (image,) = parts({"type": "image_url", "image_url": {"url": "data:image/jpg;base64,/9j/4AA="}})
+    assert image["source"] == {"type": "base64", "media_type": "image/jpeg", "data": "/9j/4AA="}
+
+
 def test_images_and_documents_are_sources():
     url = "https://example.com/a.png"
     pdf = {"filename": "a.pdf", "file_data": "data:application/pdf;base64,JVBERi0="}

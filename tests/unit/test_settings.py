@@ -81,7 +81,7 @@ def test_the_smallest_configuration_has_the_documented_defaults() -> None:
     settings = Settings.parse(good())
     server, store, log = settings.server, settings.store, settings.log
     assert (server.host, server.port, server.data_dir) == ("127.0.0.1", 8080, Path("pointsman-data"))
-    assert (server.max_body_bytes, server.max_messages, server.shutdown_grace_s) == (10_485_760, 2000, 10.0)
+    assert (server.max_body_bytes, server.max_messages, server.shutdown_grace_s) == (10_485_760, 2048, 10.0)
     assert (server.feedback_horizon_s, server.metrics_public) == (604_800.0, False)
     assert settings.auth is None
     assert (store.synchronous, store.queue_limit) == ("full", 10_000)

@@ -250,3 +250,57 @@ def test_an_event_that_is_no_json(data):
 
 def test_an_error_of_null_is_none():
     assert rewritten(StreamRewriter("pm-1", "ours", show_usage=False), {"error": None, "choices": [{}]}) is not None
+
+
+def choice(index=0, finish_reason=None):
+    return {"choices": [{"index": index, "delta": {}, "finish_reason": finish_reason}]}
+
+
+@pytest.mark.parametrize(
+    ("events", "whole"),
+    [
+        ([], False),
+        ([{"choices": []}], False),
+        ([choice()], False),
+        ([choice(), choice(finish_reason="stop")], True),
+        ([choice(finish_reason="stop"), choice(), {"choices": [], "usage": None}], True),
+        ([choice(0), choice(1), choice(0, "length")], False),
+        ([choice(0), choice(1), choice(1, "stop"), choice(0, "length")], True),
+        ([{"choices": [{"finish_reason": "stop"}]}], True),
+        ([{"choices": [7, {"index": []}]}, {"choices": {"index": 0}}, {"choices": "x"}], False),
+    ],
+)
+def test_a_stream_is_whole_once_each_choice_has_said_why_it_ended(events, whole):
+    rewriter = StreamRewriter("pm-1", "ours", show_usage=True)
+    for event in events:
+        rewriter.rewrite(orjson.dumps(event))
+    assert (rewriter.whole, rewriter.done) == (whole, False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "expected"),
+    [
+        ("chat/completions", {}, None),
+        ("chat/completions", {"max_tokens": 50}, 50),
+        ("chat/completions", {"max_tokens": 50, "max_completion_tokens": None}, 50),
+        ("chat/completions", {"max_completion_tokens": 60, "max_tokens": None, "n": 2}, 120),
+        ("chat/completions", {"max_tokens": -1}, None),
+        ("completions", {"max_tokens": 10, "prompt": ["a", "b", "c"]}, 30),
+        ("completions", {"max_tokens": 10, "prompt": [[1, 2], [3]], "n": 2, "best_of": 4}, 80),
+        ("completions", {"max_tokens": 10, "prompt": [1, 2, 3]}, 10),
+        ("completions", {"max_tokens": 10, "n": True, "best_of": "many"}, 10),
+    ],
+)
+def test_the_longest_output_is_that_of_all_answers_that_are_made(kind, more, expected):
+    body = {"model": "m", "messages": [HELLO]} if kind == "chat/completions" else {"model": "m", "prompt": "a"}
+    assert parse_call(kind, body | more, Hints(), 10).max_output_tokens == expected
+
+
+@pytest.mark.parametrize("field", ["tools", "functions"])
+def test_all_that_a_model_reads_is_in_the_bound_of_its_input(field):
+    """Definitions of functions, of before and of now, and the schema that the answer is held to."""
+    plain = parse_call("chat/completions", {"model": "m", "messages": [HELLO]}, Hints(), 10).worst_input_tokens
+    long = [{"name": "f", "description": "x" * 10_000}]
+    schema = {"type": "json_schema", "json_schema": {"name": "s", "schema": {"description": "x" * 10_000}}}
+    body = {"model": "m", "messages": [HELLO], field: long, "response_format": schema}
+    assert parse_call("chat/completions", body, Hints(), 10).worst_input_tokens > plain + 20_000
