@@ -57,6 +57,8 @@ class LoggedTrace:
             latency_s=trace.latency_s,
             tokens_in=workload.input_tokens[chosen, calls],
             tokens_out=workload.output_tokens[chosen, calls],
+            tokens_cached=np.zeros(n),
+            first_token_s=np.full(n, np.nan),
             logged_reward=np.full(n, np.nan),
             answered=known,
             failed=~known,

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 __all__ = ["few_collections", "loop_before_threads", "this_program"]
@@ -51,5 +51,5 @@ def loop_before_threads() -> Iterator[None]:
 def this_program() -> list[str]:
     """The command of which this process is one: the same program, whatever lies in the folder it is called from."""
     # With -m that folder comes first on the path: a `serving` of the user's own would be run in place of this one.
-    there = {"", os.getcwd()} & set(sys.path)
+    there = {"", str(Path.cwd())} & set(sys.path)
     return [sys.executable, *([] if there else ["-P"]), "-m", "serving"]

@@ -58,7 +58,7 @@ class OpenAI:
         expected = "data" if call.kind == "embeddings" else "choices"
         if not isinstance(parsed.get(expected), list):
             wrong = "the answer is an error with status 200" if parsed.get("error") else f"it has no list of {expected}"
-            raise ValueError(wrong)
+            raise ValueError(wrong)  # noqa: TRY004 - the answer is malformed, as any that is no JSON
         return parsed
 
     def usage(self, call: Call, answer: dict[str, Any]) -> Usage:

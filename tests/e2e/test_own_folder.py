@@ -29,7 +29,9 @@ def test_workers_are_this_program_in_a_folder_with_another_of_its_name(elsewhere
     }
     (elsewhere / "pointsman.yaml").write_text(yaml.safe_dump(config))
     command = [sys.executable, "-P", "-m", "serving", "serve", "-c", "pointsman.yaml", "--port", "0", "--workers", "2"]
-    env = os.environ | {"PYTHONPATH": str(ROOT)}  # and -P, as in a console script: the working folder is not on its path
+    env = os.environ | {
+        "PYTHONPATH": str(ROOT)
+    }  # and -P, as in a console script: the working folder is not on its path
     process = subprocess.Popen(command, cwd=elsewhere, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         line = first_line(process)

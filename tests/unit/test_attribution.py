@@ -248,7 +248,7 @@ def test_feedback_on_a_call_that_was_given_up_teaches_a_candidate_as_little_as_t
         ("p95_time_to_first_token_s", 3.0, 0.5, [0, 1]),
     ],
 )
-def test_a_candidates_limits_are_tested_by_the_calls_that_tested_the_services(  # noqa: PLR0917 - a row's columns
+def test_a_candidates_limits_are_tested_by_the_calls_that_tested_the_services(
     log, limit, latency_s, first_token_s, seen
 ):
     """A call given up counts once it is past the limit, and streams' first tokens count: limits of 2 s."""

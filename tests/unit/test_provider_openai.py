@@ -35,5 +35,5 @@ def test_an_answer_passes_as_it_is(call, answer):
 )
 def test_what_is_no_answer_is_malformed_whatever_its_status(call, answer):
     """Some servers say with status 200 that they cannot: that must lead elsewhere, and be nobody's success."""
-    with pytest.raises(ValueError, match="status 200|no list of"):
+    with pytest.raises(ValueError, match=r"status 200|no list of"):
         OpenAI().answer(call, answer)
