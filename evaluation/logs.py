@@ -32,6 +32,7 @@ DRAWN: Final = (
 MEMORY_LIMIT: Final = "1GB"
 PATIENCE_S: Final = 30.0  # the service holds its log for moments at a time
 _RETRY_S: Final = 0.05
+_IN_USE: Final = "Could not set lock"  # what DuckDB says of a file that another process writes
 _TABLES: Final = {  # what of each is needed
     "decisions": "decision_id seq ts pool mode context context_version input_tokens category tier arms feasible"
     " probabilities chosen propensity predicted_quality predicted_cost_usd",
@@ -149,7 +150,7 @@ def _attach(connection: duckdb.DuckDBPyConnection, path: Path, name: str) -> Non
         try:
             connection.execute(f"ATTACH {quoted(str(path))} AS {name} (READ_ONLY)")
         except duckdb.Error as error:
-            if "lock" not in str(error):
+            if _IN_USE not in str(error):
                 raise InvalidInput("log", f"{path} is not a log of this service: {error}") from None
             if time.monotonic() > give_up_at:
                 raise InvalidInput("log", f"{path} is in use by another process") from None

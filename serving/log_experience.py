@@ -21,6 +21,7 @@ from bandit.errors import InvalidInput
 from bandit.features import Features
 from bandit.types import Context, Outcome, Prompt
 from bandit.warmup import Experience
+from serving.analytics import IN_USE
 from serving.imputation import IMPUTED
 
 __all__ = ["LoggedExperience", "read_log"]
@@ -28,6 +29,7 @@ __all__ = ["LoggedExperience", "read_log"]
 _MOST_DECISIONS = 50_000  # the latest ones; with the usual half-life older ones would be forgotten anyway
 _PATIENCE_S = 10.0  # the service holds the file for moments at a time
 _RETRY_S = 0.05
+_IN_USE = IN_USE[0]  # by another process
 # Whoever chose the model, its answer to this context is experience of it; a pinned call and an answer from the cache
 # have no context to learn from, and neither has what was decided without one (their version is none of a pool's).
 _TAUGHT = "pool = $pool AND mode NOT IN ('pinned', 'cached')"
@@ -142,7 +144,7 @@ def _opened(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
             connection = duckdb.connect(str(path), read_only=True)
             break
         except duckdb.Error as error:
-            if "lock" not in str(error):
+            if _IN_USE not in str(error):
                 raise InvalidInput("log", f"{path} is not a log of this service: {error}") from None
             if time.monotonic() > give_up_at:
                 raise InvalidInput("log", f"{path} is in use by another process") from None

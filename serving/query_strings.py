@@ -15,6 +15,8 @@ from serving.errors import InvalidRequest
 
 __all__ = ["count_of", "moment_of", "number_of", "parameters_of"]
 
+_DATE_DIGITS = 8  # 20261125: a date, as for the commands, and no day of 1970
+
 
 def parameters_of(query: MultiMapping[str], *names: str) -> dict[str, str]:
     """The parameters that are given; any but `names`, or one given twice, is refused."""
@@ -54,7 +56,7 @@ def moment_of(given: Mapping[str, str], name: str) -> float | None:
         return None
     text = given[name].strip()
     try:
-        value = float(text)
+        value = _iso(text, name) if len(text) == _DATE_DIGITS and text.isdecimal() else float(text)
     except ValueError:
         value = _iso(text, name)
     if not isfinite(value):

@@ -18,7 +18,7 @@ import orjson
 
 from serving.access.budget_desk import BudgetDesk
 from serving.dashboard.live import Live
-from serving.dashboard.series import Bucket, share_of
+from serving.dashboard.series import share_of
 from serving.errors import Overloaded, UnknownModel
 from serving.learner import Learner
 from serving.traffic.pool_desk import PoolDesk
@@ -26,6 +26,7 @@ from serving.traffic.pool_desk import PoolDesk
 __all__ = ["Feed", "Views"]
 
 _EVERY_S: Final = 1.0
+_RECENT_S: Final = 60.0  # the last minute
 _MOST_BEHIND: Final = 30  # ticks
 _EVENTS_AT_FIRST: Final = 200
 _log = logging.getLogger("pointsman.dashboard")
@@ -80,9 +81,7 @@ class Views:
     def _figures(self, pool: str, now: float) -> dict[str, Any]:
         chooser = self._learner.pools[pool]
         limits = chooser.constraints
-        recent = Bucket(0.0)
-        for bucket in self.live.series(pool).fine()[-12:]:  # the last minute
-            recent.add(bucket)
+        recent = self.live.series(pool).since(now - _RECENT_S)
         return {
             "now": now,
             "since": self.live.since,

@@ -146,6 +146,14 @@ class Series:
         """Those of five seconds, up to the one that is being filled."""
         return [*self._fine, self._now] if self._now.start else []
 
+    def since(self, ts: float) -> Bucket:
+        """What those of five seconds hold that began after `ts`, in one; there is one only where something came."""
+        found = Bucket(ts)
+        for bucket in self.fine():
+            if bucket.start > ts:
+                found.add(bucket)
+        return found
+
     def coarse(self) -> list[Bucket]:
         """Those of a minute; the last holds what there is of its minute."""
         if not self._now.start:

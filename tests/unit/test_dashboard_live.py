@@ -105,6 +105,15 @@ def test_series_count_shares_of_routed_calls_alone(live):
     assert shown["cost_usd"] == pytest.approx(0.9)
 
 
+def test_the_last_minute_is_a_minute_however_few_calls_came():
+    live = Live(["auto"])
+    for i in range(0, 600, 30):
+        came(live, decided(live, "a", i), 0.01)
+    series = live.series("auto")
+    assert series.since(T0 + 599 - 60).shown()["attempts"] == 2
+    assert series.since(T0 + 3600 - 60).shown()["attempts"] == 0
+
+
 def test_a_state_comes_back_as_it_was(live):
     again = Live(["auto"])
     live.witness(change_event({"ts": T0, "subject": "traffic", "what": "weights", "pool": "auto", "after": {"a": 1.0}}))

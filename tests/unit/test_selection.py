@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import time
+
 import duckdb
 import numpy as np
 import pytest
@@ -217,6 +219,15 @@ def test_what_is_no_log_is_refused(tmp_path, make, message):
     path = tmp_path / "thing"
     make(path)
     with pytest.raises(InvalidInput, match=message):
+        selected(path)
+
+
+def test_what_is_no_log_is_refused_at_once_also_where_its_path_speaks_of_a_lock(tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waits for another process"))
+    path = tmp_path / "clock" / "log.duckdb"
+    path.parent.mkdir()
+    path.write_bytes(b"x" * 8192)
+    with pytest.raises(InvalidInput, match="is not a log of this service"):
         selected(path)
 
 

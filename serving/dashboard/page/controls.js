@@ -8,8 +8,8 @@ import { colorOf } from "./state.js";
 
 const LEARNING = {
   apply: "What is learned decides: the normal way.",
-  observe: "Feedback is learned, but each model gets the same share of the calls.",
-  bypass: "Learning is passed by: calls go to the first model that can serve.",
+  observe: "Feedback is learned, but calls go by the weights, or else to the first model that the limits leave.",
+  bypass: "Learning is passed by: calls go by the weights, or else to the first model that can serve.",
 };
 const STATES = { admitted: "good", unknown: "", probing: "warn", filtered: "bad" };
 const PHASES = { running: "warn", promoted: "good", rolled_back: "bad", aborted: "bad", released: "" };
@@ -35,9 +35,10 @@ export function placeControls(known) {
 export function showControls() {
   const { weights, learning, models, sessions } = pool();
   for (const input of byId("learning").querySelectorAll("input")) input.checked = input.value === learning;
-  const who = weights ? "Calls go by the operator's weights" : "The policy chooses for each call";
+  const policy = learning === "apply" ? "The policy chooses for each call. " : "";
+  const who = weights ? "Calls go by the operator's weights. " : policy;
   byId("steering-note").textContent =
-    `${who}. ${LEARNING[learning]}${sessions ? ` ${count(sessions)} sessions keep their model.` : ""}`;
+    `${who}${LEARNING[learning]}${sessions ? ` ${count(sessions)} sessions keep their model.` : ""}`;
   const running = state.figures.canary?.phase === "running";
   byId("edit-canary").disabled = running || models.length < 2;
   const head = [

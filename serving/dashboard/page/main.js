@@ -38,12 +38,6 @@ function place() {
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint);
   paint();
-  byId("example").textContent = [
-    `curl ${location.origin}/v1/chat/completions \\`,
-    "  -H 'content-type: application/json' \\",
-    ...(needsKey ? ["  -H 'authorization: Bearer YOUR-KEY' \\"] : []),
-    `  -d '{"model": "auto", "messages": [{"role": "user", "content": "Hello!"}]}'`,
-  ].join("\n");
 }
 
 function paint() {
@@ -106,6 +100,12 @@ function begin() {
   byId("sign-out").hidden = !needsKey;
   byId("sign-in").hidden = true;
   document.title = `${pool} · Pointsman`;
+  byId("example").textContent = [
+    `curl ${location.origin}/v1/chat/completions \\`,
+    "  -H 'content-type: application/json' \\",
+    ...(needsKey ? ["  -H 'authorization: Bearer YOUR-KEY' \\"] : []),
+    `  -d '{"model": ${JSON.stringify(pool)}, "messages": [{"role": "user", "content": "Hello!"}]}'`,
+  ].join("\n");
   stop();
   loadMatrix(state);
   loadDecisions();
