@@ -7,6 +7,7 @@ and knows nothing of what its rows are good for.
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -79,7 +80,8 @@ def opened(paths: Sequence[Path]) -> Iterator[Log]:
     """The logs at `paths`: DuckDB files or folders with `log.duckdb`, and Parquet files or folders of them.
 
     Each DuckDB file is a part of its own, all Parquet files together are one. While a file is open here the service
-    cannot write to it, and catches up afterwards. Waits up to 30 s for the service to let go. Raises InvalidInput.
+    cannot write to it, and catches up afterwards. Waits up to 30 s for the service to let go. Raises InvalidInput, also
+    where two of them hold the same decision, as the logs of machines that share a store do: it would count twice.
     """
     databases, tables = _sorted_out(paths)
     with ExitStack() as stack:
@@ -99,6 +101,8 @@ def opened(paths: Sequence[Path]) -> Iterator[Log]:
             label = ", ".join(str(path) for files in tables.values() for path in files)
             parts.append((_first_ts(connection, "parquet", Path(label)), "parquet", label))
         parts.sort()
+        for one, other in itertools.combinations(parts, 2):
+            _refuse_same(connection, one, other)
         yield Log(connection, tuple(part for _, part, _ in parts), tuple(name for _, _, name in parts))
 
 
@@ -121,6 +125,10 @@ def _sorted_out(paths: Sequence[Path]) -> tuple[list[Path], dict[str, list[Path]
                 tables.setdefault(_table_of(file), []).append(file)
             else:
                 databases.append(file)
+    files = [file.resolve() for file in (*databases, *itertools.chain.from_iterable(tables.values()))]
+    for file in files:
+        if files.count(file) > 1:
+            raise InvalidInput("log", f"{file} is named twice")
     return databases, tables
 
 
@@ -226,6 +234,17 @@ def _first_ts(connection: duckdb.DuckDBPyConnection, part: str, path: Path) -> f
     except duckdb.Error as error:
         raise InvalidInput("log", f"{path} cannot be read: {error}") from None
     return np.inf if first is None else float(first)
+
+
+def _refuse_same(
+    connection: duckdb.DuckDBPyConnection, one: tuple[float, str, str], other: tuple[float, str, str]
+) -> None:
+    same = f"SELECT decision_id FROM {one[1]}.decisions SEMI JOIN {other[1]}.decisions USING (decision_id, ts) LIMIT 1"
+    found = connection.execute(same).fetchone()
+    if found is not None:
+        raise InvalidInput(
+            "log", f"{one[2]} and {other[2]} hold the same decisions, such as {found[0]}; name one of them"
+        )
 
 
 def quoted(text: str) -> str:

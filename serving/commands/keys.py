@@ -96,9 +96,12 @@ def _asked(method: str, url: str, path: str, env: str, body: Mapping[str, Any] |
     from bandit.errors import InvalidInput
     from evaluation.benchmark_client import service_url
 
+    key = os.environ.get(env)
+    if key is not None and (not key.isprintable() or key != key.strip()):
+        raise _ended(f"the key in {env} has spaces around it, or a line break in it")
     try:
         base = service_url(url)
-        status, answer = asyncio.run(_sent(method, f"{base}/admin/keys{path}", os.environ.get(env), body))
+        status, answer = asyncio.run(_sent(method, f"{base}/admin/keys{path}", key, body))
     except InvalidInput as error:
         raise _ended(str(error)) from None
     except (ClientError, OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""From what a user writes after `--policy` to a candidate that a log can be judged under.
+"""What `replay` and `report` share: what a user writes after `--policy`, and times, and where results go.
 
 A pool of a configuration becomes a candidate here, since only the command line knows both sides. Opens no log.
 """
@@ -20,7 +20,21 @@ if TYPE_CHECKING:
     from evaluation.selection import SelectedRounds
     from serving.settings import PoolSettings, Settings
 
-__all__ = ["candidate_of", "measures_of", "parse_time"]
+__all__ = ["candidate_of", "check_places", "measures_of", "parse_time"]
+
+
+def check_places(page: Path | None, json_out: Path | None) -> None:
+    """What can be known to go wrong at the end is said at the beginning. Raises InvalidInput."""
+    from bandit.errors import InvalidInput
+
+    for path in (page, json_out):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise InvalidInput(str(path), "its folder does not exist")
+    if page is not None:
+        from evaluation.report_svg import canvas
+
+        with canvas(1.0, 1.0):
+            pass
 
 
 def parse_time(text: str | None, option: str) -> float | None:

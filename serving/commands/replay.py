@@ -72,12 +72,13 @@ def replay(
 
     from bandit.errors import InvalidInput
     from evaluation.judgement import Standards
-    from serving.commands.policies import parse_time
+    from serving.commands.policies import check_places, parse_time
 
     console = Console(highlight=False)
     with problems_told(InvalidInput, OSError):
         if not policy:
             raise InvalidInput("--policy", "name at least one")
+        check_places(html_out, json_out)
         job = _Job(policy, config, latency_limit_s, latest, console)
         standards = Standards(min_effective_samples=min_effective_samples)
         times = (parse_time(since, "--since"), parse_time(until, "--until"))

@@ -52,10 +52,12 @@ def report(
     from evaluation.judgement import Standards
     from evaluation.logs import opened
     from evaluation.selection import Selection
-    from serving.commands.policies import parse_time
+    from serving.commands.policies import check_places, parse_time
 
     with problems_told(InvalidInput, OSError):
-        _check_places(out, json_out)
+        if out is None and json_out is None:
+            raise InvalidInput("--out", "say where the page is to be written: -o report.html")
+        check_places(out, json_out)
         times = (parse_time(since, "--since"), parse_time(until, "--until"))
         with opened(log) as source, Console(stderr=True).status("reading and judging …"):
             selection = Selection(_pool_named(source, pool), where, *times, latest=latest or None)
@@ -63,22 +65,6 @@ def report(
             standards = Standards(min_effective_samples=min_effective_samples)
             data = _figures(source, selection, measured, standards, seed)
         _write(data, out, json_out)
-
-
-def _check_places(out: Path | None, json_out: Path | None) -> None:
-    """What can be known to go wrong at the end is said at the beginning."""
-    from bandit.errors import InvalidInput
-
-    if out is None and json_out is None:
-        raise InvalidInput("--out", "say where the page is to be written: -o report.html")
-    for path in (out, json_out):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise InvalidInput(str(path), "its folder does not exist")
-    if out is not None:
-        from evaluation.report_svg import canvas
-
-        with canvas(1.0, 1.0):
-            pass
 
 
 def _pool_named(log: Log, name: str | None) -> str:

@@ -278,3 +278,16 @@ def test_a_log_that_is_being_written_is_waited_for(logged, tmp_path):
         holder.stdout.readline()
         rounds, _ = selected(path)
     assert rounds.selected == 400
+
+
+def test_a_decision_that_two_logs_hold_is_not_counted_twice(logged, tmp_path):
+    """As logs of machines that share a store do; ids alone may be the same, as those of simulated runs are."""
+    path = tmp_path / "other.duckdb"
+    path.write_bytes(logged[0].read_bytes())
+    with (
+        pytest.raises(InvalidInput, match=r"hold the same decisions, such as .*; name one of them"),
+        opened([logged[0], path]),
+    ):
+        pass
+    with pytest.raises(InvalidInput, match="is named twice"), opened([logged[0], logged[0].parent]):
+        pass
