@@ -315,6 +315,7 @@ def test_a_pool_with_a_model_the_log_never_knew_beside_another_policy(logged, tm
         (["--policy", "uniform"], "log: name at least one"),
         (["LOG", "--policy", "uniform", "--pool", "other"], "no decision of a pool 'other'"),
         (["LOG", "--policy", "uniform", "--since", "yesterday"], "--since: 'yesterday' is no time"),
+        (["LOG", "--policy", "uniform", "--json", "nowhere/out.json"], "its folder does not exist"),
         (["LOG", "--policy", "uniform", "--until", "2001-01-01"], "none of the 3,000 decisions"),
         (["LOG", "--policy", "config:CONFIG"], "must be config:FILE#POOL"),
         (["LOG", "--policy", "config:CONFIG#best"], "has no pool 'best'; there are auto"),
